@@ -1,0 +1,157 @@
+"""Reads the command line, calls the verb, and turns errors into one message and an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from atriz_database import workspace
+from atriz_database.cli.builtin import VERBS
+from atriz_database.cli.output import Output
+from atriz_database.cli.verb import Call, Verb
+from atriz_database.errors import AtrizError, WorkspaceError
+from atriz_database.verbs import Options
+
+_DESCRIPTION = "Create, migrate, seed and look after the databases of this repository, core first."
+_EPILOG = """\
+A package is called by its folder's name; without one a verb means all of them, in the order of the graph.
+
+examples:
+  atriz setup                 from nothing to four working databases
+  atriz migrate mextrack      core to head, then mextrack
+  atriz status --json         where every database stands, for a program
+  atriz VERB --help           everything about one verb
+
+exit status:
+  0 done   1 it failed   2 wrong usage or settings   3 a check found something
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command and exit with its status."""
+    # SIGTERM means the same as Ctrl-C: cancel the statement, roll back, say what was done.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    status = 1
+    try:
+        status = _call(arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("atriz: interrupted", file=sys.stderr)
+    except BrokenPipeError:
+        # The reader went away, as in `atriz status | head -1`; there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)
+
+
+def _call(arguments: Sequence[str]) -> int:
+    name = next((word for word in arguments if not word.startswith("-")), None)
+    verbs = VERBS if name in VERBS else {**VERBS, **_added()}
+    parsed = _parser(verbs, only=name if name in verbs else None).parse_args(arguments)
+    if parsed.verb is None:
+        _parser(verbs).print_help()
+        return 2
+    output = Output(as_json=parsed.json, quiet=parsed.quiet)
+    try:
+        space = workspace.load(parsed.root or Path.cwd())
+        output.align(space)
+        options = Options(parsed.wait, parsed.lock_wait, getattr(parsed, "only", False))
+        return verbs[parsed.verb].run(Call(space, parsed, options, output))
+    except AtrizError as error:
+        if parsed.traceback:
+            raise
+        return output.failure(error)
+    finally:
+        output.close()
+
+
+def _added() -> Mapping[str, Verb]:
+    """Return the verbs that installed packages add."""
+    from importlib.metadata import entry_points
+
+    added: dict[str, Verb] = {}
+    for point in entry_points(group="atriz.verbs"):
+        if point.name in VERBS or point.name in added:
+            raise SystemExit(f"atriz: {point.value} adds the verb {point.name!r}, which there is already. Rename it.")
+        try:
+            added[point.name] = point.load()
+        except (ImportError, AttributeError) as error:
+            # A package that is installed and no longer there must not take the other verbs with it.
+            added[point.name] = _broken(point.value, error)
+    return added
+
+
+def _broken(value: str, error: Exception) -> Verb:
+    def run(call: Call) -> int:
+        raise WorkspaceError(f"This verb cannot be loaded from {value}: {error}. Run `nox -s dev` to renew .venv.")
+
+    return Verb(f"(cannot be loaded from {value})", run)
+
+
+def _parser(verbs: Mapping[str, Verb], only: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser; with `only` the one verb that was called gets its options, which is quicker."""
+    parser = argparse.ArgumentParser(
+        prog="atriz", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.set_defaults(verb=None)
+    parsers = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs", parser_class=argparse.ArgumentParser)
+    for name, verb in verbs.items():
+        if only is not None and name != only:
+            continue
+        child = parsers.add_parser(
+            name, help=verb.summary, description=verb.summary, epilog=verb.details, formatter_class=_Formatter
+        )
+        verb.configure(child)
+        _add_common(child)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("options of every verb")
+    group.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else there")
+    group.add_argument("--quiet", action="store_true", help="print errors and warnings only")
+    group.add_argument(
+        "--wait", type=_seconds, default=0.0, metavar="SECONDS", help="try again this long while a server is down"
+    )
+    group.add_argument(
+        "--lock-wait",
+        type=_seconds,
+        default=600.0,
+        metavar="SECONDS",
+        help="wait this long for another run that changes the same database",
+    )
+    group.add_argument("--root", type=Path, metavar="FOLDER", help="the repository (default: found from here upwards)")
+    group.add_argument("--traceback", action="store_true", help="show where in the code an error was raised")
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds, 0 or more")
+    return value
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of examples, and says what an option is without being given."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = action.help or ""
+        if not action.option_strings or "(default" in text or isinstance(action, argparse._HelpAction):
+            return text
+        default: Any = action.default
+        shown = (
+            "off"
+            if default is False
+            else "none"
+            if default is None
+            else f"{default:g}"
+            if isinstance(default, float)
+            else default
+        )
+        return f"{text} (default: {shown})"

@@ -1,0 +1,182 @@
+"""What the command writes: lines for people, one JSON document for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from atriz_database.errors import AtrizError
+from atriz_database.fleet import Act, Outcome
+from atriz_database.workspace import Workspace
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.live import Live
+
+_STYLES = {"failed": "bold red", "interrupted": "bold red", "not run": "yellow", "not seeded": "yellow"}
+_QUIET_WORDS = ("up to date", "there already")
+
+
+class Output:
+    """Writes the lines of one call of the command.
+
+    On a terminal it colours them, and shows below them what is under way; piped, they are plain. Either way a line is
+    package, database, what happened, and how long it took.
+    """
+
+    def __init__(self, *, as_json: bool, quiet: bool) -> None:
+        self.as_json = as_json
+        self._quiet = quiet
+        self._started = time.perf_counter()
+        self._widths = (8, 12)
+        self._live: Live | None = None
+        self._console: Console | None = None
+        if not as_json and not quiet and sys.stdout.isatty():
+            # Loaded for a terminal only: a pipe has no use for what it costs.
+            from rich.console import Console
+
+            self._console = Console(highlight=False, soft_wrap=True)
+
+    def align(self, workspace: Workspace) -> None:
+        """Make the columns as wide as this workspace's names."""
+        packages = workspace.packages
+        self._widths = (
+            max([6, *(len(package.name) for package in packages)]),
+            max([8, *(len(package.database) for package in packages)]),
+        )
+
+    def report(self, act: Act) -> None:
+        """Write one act as it happens."""
+        if self.as_json:
+            return
+        if act.kind == "warning":
+            self.error(f"warning: {act.package}: {act.what}: {act.detail}")
+            return
+        if self._quiet:
+            return
+        if act.kind == "notice" and self._console is not None:
+            self._show(f"{act.package or act.database}: {act.what} …")
+            return
+        words = " ".join(word for word in (act.subject, act.detail) if word)
+        self._line(act.package, act.database, act.what, words, act.seconds)
+
+    def finish(self, outcomes: Sequence[Outcome]) -> int:
+        """Write how a run ended, and return the exit status."""
+        self.close()
+        if self.as_json:
+            self.document([_plain(outcome) for outcome in outcomes])
+        for outcome in outcomes:
+            if outcome.state != "done":
+                self.error(self._failure(outcome))
+        status = max((outcome.status for outcome in outcomes), default=0)
+        # With several packages a wrong setting of one is a failure of the run.
+        status = status if len(outcomes) == 1 else min(status, 1)
+        if not self.as_json and not (self._quiet and status == 0):
+            self._summary(outcomes)
+        return status
+
+    def document(self, value: Any) -> None:
+        """Write one JSON document."""
+        print(json.dumps(value, indent=2, default=str))
+
+    def text(self, text: str = "") -> None:
+        """Write a line of plain text, unless the call is quiet."""
+        if not self._quiet and not self.as_json:
+            print(text)
+
+    def table(self, header: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str] = ()) -> None:
+        """Write rows in columns, the last one ragged; `styles` colours a row each on a terminal."""
+        widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header) - 1)]
+        for number, row in enumerate((header, *rows)):
+            line = "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
+            if self._console is not None:
+                style = "dim" if number == 0 else styles[number - 1] if styles else ""
+                self._console.print(line, style=style or None, markup=False)
+            else:
+                print(line)
+
+    def error(self, text: str) -> None:
+        """Write a message on stderr."""
+        self.close()
+        sys.stdout.flush()
+        print(text, file=sys.stderr, flush=True)
+
+    def failure(self, error: AtrizError) -> int:
+        """Write why the command could not begin, and return the exit status."""
+        self.close()
+        if self.as_json:
+            self.document({"error": str(error)})
+        self.error(f"atriz: {error}")
+        return error.status
+
+    def close(self) -> None:
+        """Take away what is shown below the lines."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _line(self, package: str, database: str, what: str, words: str, seconds: float) -> None:
+        first, second = self._widths
+        took = f"{seconds:.2f} s" if seconds >= 0.005 else ""
+        if self._console is None:
+            line = f"{package:<{first}}  {database:<{second}}  {what:<10}  {words}"
+            print(f"{line:<88}  {took:>7}".rstrip() if took else line.rstrip(), flush=True)
+            return
+        from rich.text import Text
+
+        style = _STYLES.get(what, "dim" if what in _QUIET_WORDS else "green")
+        text = Text.assemble(
+            (f"{package:<{first}}  ", "bold"), (f"{database:<{second}}  ", ""), (f"{what:<10}  ", style), words
+        )
+        if took:
+            text.pad_right(max(88 - text.cell_len, 0))
+            text.append(f"  {took:>7}", "dim")
+        self._console.print(text)
+
+    def _show(self, text: str) -> None:
+        """Show on a terminal what is under way, without the thread that rich would start: workers are forked."""
+        from rich.live import Live
+
+        if self._live is None:
+            self._live = Live(console=self._console, auto_refresh=False, transient=True)
+            self._live.start()
+        self._live.update(text, refresh=True)
+
+    def _failure(self, outcome: Outcome) -> str:
+        done = [act for act in outcome.acts if act.what == "applied"]
+        before = f"\n    applied before it, and kept: {', '.join(act.subject for act in done)}" if done else ""
+        return f"{outcome.package} ({outcome.database}) {outcome.state}: {outcome.error}{before}"
+
+    def _summary(self, outcomes: Sequence[Outcome]) -> None:
+        seconds = time.perf_counter() - self._started
+        whats = Counter(act.what for outcome in outcomes for act in outcome.acts)
+        counted = [(whats["created"], "database", "created"), (whats["applied"], "revision", "applied")]
+        counted += [(whats["seeded"], "seed file", "run")]
+        parts = [f"{count} {noun}{'s' if count != 1 else ''} {verb}" for count, noun, verb in counted if count]
+        states = Counter(outcome.state for outcome in outcomes)
+        bad = [f"{states[state]} {state}" for state in ("failed", "interrupted", "not run") if states[state]]
+        if bad:
+            done = [outcome.package for outcome in outcomes if outcome.state == "done"]
+            parts += [", ".join(bad), f"done: {', '.join(done)}" if done else "none done"]
+        if not parts:
+            count = len(outcomes)
+            parts = [f"{count} database{'s' if count != 1 else ''}, nothing to do"]
+        line = f"{'; '.join(parts)}  {seconds:.2f} s"
+        if bad:
+            self.error(line)
+        elif self._console is not None:
+            self._console.print(line, style="bold", markup=False)
+        else:
+            print(line)
+
+
+def _plain(outcome: Outcome) -> dict[str, Any]:
+    row = asdict(outcome)
+    del row["status"]
+    row["acts"] = [{key: act[key] for key in ("what", "subject", "detail", "seconds")} for act in row["acts"]]
+    return row

@@ -1,0 +1,176 @@
+"""Connections for administration, and databases as wholes: whether one is there, how it is made."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import psycopg
+from psycopg import errors, pq, sql
+from psycopg.conninfo import make_conninfo
+
+from atriz_database.errors import DatabaseMissingError, ServerError, ServerUnreachableError
+from atriz_database.settings import Target
+
+OLDEST_VERSION = 12
+_MAINTENANCE = ("postgres", "template1")
+_CONNECT_SECONDS = 10
+_POLL_SECONDS = 0.2
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+def connect(target: Target, *, purpose: str = "", wait: float = 0.0) -> Connection:
+    """Return a connection to the database, in autocommit.
+
+    :param purpose: the verb, which the server shows beside the connection.
+    :param wait: for how many seconds to try again while the server is down.
+
+    Raise `ServerUnreachableError` if no server answers, `DatabaseMissingError` if it has no such database, and
+    `ServerError` if it refuses, or is older than PostgreSQL 12.
+    """
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            connection = psycopg.connect(**parameters(target, purpose), autocommit=True)
+        except psycopg.OperationalError as error:
+            answer = _ping(target)
+            if answer in (pq.Ping.NO_RESPONSE, pq.Ping.REJECT) and time.monotonic() < deadline:
+                time.sleep(_POLL_SECONDS)
+                continue
+            raise _explained(target, error, answer, wait) from None
+        version = connection.info.server_version // 10000
+        if version < OLDEST_VERSION:
+            connection.close()
+            raise ServerError(
+                f"{target.database} is on PostgreSQL {version} ({target.url}); PostgreSQL {OLDEST_VERSION} or newer "
+                "is needed. Upgrade the server or name another one."
+            )
+        return connection
+
+
+def parameters(target: Target, purpose: str = "") -> dict[str, Any]:
+    """Return what `psycopg.connect` needs to reach `target` and no other server."""
+    if target.url is None:
+        raise ServerError(f"{target.database} is on the embedded server, which has not been started.")
+    given = dict(target.url.parameters)
+    if "host" in given:
+        # PGHOSTADDR in the process environment would lead elsewhere with this host's name.
+        given.setdefault("hostaddr", "")
+    name = f"atriz {purpose} {target.package.name} ({socket.gethostname()}:{os.getpid()})".replace("  ", " ")
+    # libpq cuts names off at 63 bytes with a notice.
+    return {"application_name": name[:63], "connect_timeout": str(_CONNECT_SECONDS), **given}
+
+
+def maintenance(target: Target, *, purpose: str = "", wait: float = 0.0) -> Connection:
+    """Return a connection, in autocommit, to a database that is always there on the target's server.
+
+    Raise what :func:`connect` raises.
+    """
+    url = target.url
+    assert url is not None, "a target on the embedded server is given its URL first"
+    for name in _MAINTENANCE[:-1]:
+        try:
+            return connect(replace(target, url=url.with_database(name)), purpose=purpose, wait=wait)
+        except DatabaseMissingError:
+            continue
+    return connect(replace(target, url=url.with_database(_MAINTENANCE[-1])), purpose=purpose, wait=wait)
+
+
+def exists(target: Target, *, wait: float = 0.0) -> bool:
+    """Return whether the server has the database.
+
+    Raise what :func:`connect` raises.
+    """
+    try:
+        connect(target, purpose="look", wait=wait).close()
+    except DatabaseMissingError:
+        return False
+    return True
+
+
+def create(target: Target, *, wait: float = 0.0) -> bool:
+    """Make the database, in UTF-8. Return whether this call made it: already there is a result.
+
+    Raise what :func:`connect` raises, and `ServerError` if the role has no right to create databases.
+    """
+    if exists(target, wait=wait):
+        return False
+    name = sql.Identifier(target.database)
+    with maintenance(target, purpose="create") as connection:
+        try:
+            try:
+                connection.execute(sql.SQL("CREATE DATABASE {} ENCODING 'UTF8'").format(name))
+            except errors.InvalidParameterValue:
+                # template1 has another encoding, as in a cluster made under LANG=C; template0 takes any.
+                connection.execute(sql.SQL("CREATE DATABASE {} ENCODING 'UTF8' TEMPLATE template0").format(name))
+        except (errors.DuplicateDatabase, errors.UniqueViolation):
+            # Somebody made it meanwhile: the second error is what a true race gives.
+            return False
+        except errors.InsufficientPrivilege:
+            raise ServerError(
+                f"{target.database} is missing, and role {connection.info.user} has no right to create databases "
+                f"({target.url}, from {target.origin}). Let it (ALTER ROLE {connection.info.user} CREATEDB), or have "
+                f"an administrator run: CREATE DATABASE {target.database} OWNER {connection.info.user}"
+            ) from None
+        except psycopg.Error as error:
+            raise ServerError(f"{target.database} could not be created ({target.url}): {_text(error)}") from None
+    return True
+
+
+def _ping(target: Target) -> pq.Ping:
+    return pq.Ping(pq.PGconn.ping(make_conninfo(**parameters(target)).encode()))
+
+
+def _explained(target: Target, error: psycopg.OperationalError, answer: pq.Ping, wait: float) -> ServerError:
+    """Return what a failed connection means; libpq gives no SQLSTATE, and its text may be in any language."""
+    assert target.url is not None
+    said = _text(error)
+    waited = f" for {wait:g} s" if wait else ""
+    if answer == pq.Ping.NO_RESPONSE:
+        return ServerUnreachableError(
+            f"No server answers for {target.database} at {target.url}{waited} (from {target.origin}): {said}. Start "
+            "the server, correct the setting, or wait longer with --wait SECONDS."
+        )
+    if answer == pq.Ping.REJECT:
+        return ServerUnreachableError(
+            f"The server of {target.database} at {target.url} accepts no connections{waited} (from {target.origin}): "
+            f"{said}. Wait until it has started with --wait SECONDS."
+        )
+    if _is_missing(target):
+        return DatabaseMissingError(
+            f"{target.database} does not exist on the server at {target.url} (from {target.origin}). "
+            f"Make it with `atriz create {target.package.name}`."
+        )
+    return ServerError(
+        f"The server at {target.url} refused the connection (from {target.origin}): {said}. Correct the user, the "
+        "password or the right to connect."
+    )
+
+
+def _is_missing(target: Target) -> bool:
+    assert target.url is not None
+    for name in _MAINTENANCE:
+        if name == target.database:
+            continue
+        try:
+            given = parameters(replace(target, url=target.url.with_database(name)), "look")
+            with psycopg.connect(**given, autocommit=True) as connection:
+                query = "SELECT 1 FROM pg_database WHERE datname = %s"
+                return connection.execute(query, [target.database]).fetchone() is None
+        except psycopg.OperationalError:
+            continue
+    return False
+
+
+def _text(error: psycopg.Error) -> str:
+    """Return what the server said, on one line."""
+    return " / ".join(line.strip() for line in str(error).splitlines() if line.strip()).rstrip(".")
+
+
+Notify = Callable[[str], None]
+"""Gets one line about something that takes a while."""

@@ -1,0 +1,72 @@
+"""The lock that a run holds on each database it changes."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+from atriz_database import databases
+from atriz_database.errors import LockTimeoutError
+from atriz_database.settings import Target
+
+KEY = int.from_bytes(b"atriz", "big")
+"""The advisory lock's key. Advisory locks belong to one database, so all packages use the same."""
+DEFAULT_WAIT = 600.0
+"""How long a run waits for another one, in seconds, unless told otherwise."""
+_FIRST_POLL, _LONGEST_POLL = 0.02, 1.0
+
+_HOLDER = """
+    SELECT a.pid, a.application_name, coalesce(a.client_hostname, host(a.client_addr), 'this machine'),
+           a.backend_start
+    FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+    WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND (l.classid::bigint << 32) + l.objid::bigint = %s
+"""
+
+
+@contextlib.contextmanager
+def held(
+    target: Target, *, wait: float = DEFAULT_WAIT, notify: Callable[[str], None] = lambda text: None
+) -> Iterator[databases.Connection]:
+    """Hold the lock of a database on a connection of its own, and yield that connection.
+
+    On the migration's connection it would break autocommit blocks. It is polled, never waited for inside the server:
+    a waiter there deadlocks with the holder's CREATE INDEX CONCURRENTLY (flyway/flyway#1654). Whatever ends the
+    holder's process ends its connection, and with it the lock.
+
+    :param wait: for how many seconds to wait for another holder.
+    :param notify: gets one line naming the holder, if there is a wait.
+
+    Raise `LockTimeoutError` if another run holds it for longer than that.
+    """
+    with databases.connect(target, purpose="lock") as connection:
+        deadline = time.monotonic() + wait
+        pause, told = _FIRST_POLL, ""
+        while not _try(connection):
+            holder = _holder(connection)
+            if holder and holder != told:
+                notify(f"waiting for {holder}")
+                told = holder
+            if time.monotonic() >= deadline:
+                raise LockTimeoutError(
+                    f"{target.database} is locked by {holder or 'another run'}, and did not come free in {wait:g} s. "
+                    "Let that run finish, or wait longer with --lock-wait SECONDS."
+                )
+            time.sleep(min(pause, max(deadline - time.monotonic(), 0)))
+            pause = min(pause * 1.5, _LONGEST_POLL)
+        yield connection
+
+
+def _try(connection: databases.Connection) -> bool:
+    row = connection.execute("SELECT pg_try_advisory_lock(%s)", [KEY]).fetchone()
+    return row is not None and bool(row[0])
+
+
+def _holder(connection: databases.Connection) -> str:
+    row = connection.execute(_HOLDER, [KEY]).fetchone()
+    if row is None:
+        return ""
+    pid, application, host, since = row
+    return f"pid {pid} ({application or 'no application name'}) from {host} since {since:%Y-%m-%d %H:%M:%S}"

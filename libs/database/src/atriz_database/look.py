@@ -1,0 +1,139 @@
+"""A look at databases: where each stands against the code. Needs neither Alembic nor SQLAlchemy, changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import Thread
+from typing import Literal
+
+from psycopg import errors
+
+from atriz_database import databases, label
+from atriz_database.errors import AtrizError, DatabaseMissingError, ServerError
+from atriz_database.label import Label
+from atriz_database.revisions import Revisions
+from atriz_database.settings import Target
+
+State = Literal["up-to-date", "pending", "missing", "unversioned", "diverged", "ahead", "mislabelled", "unreachable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Where one database stands."""
+
+    target: Target
+    state: State
+    current: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
+    pending: tuple[str, ...] = ()
+    """Revisions the database lacks, oldest first."""
+    edited: tuple[str, ...] = ()
+    """Applied revisions whose files have changed since."""
+    label: Label | None = None
+    error: AtrizError | None = None
+    """Why the database is unreachable or mislabelled."""
+
+
+def look(
+    targets: Sequence[Target], revisions: Sequence[Revisions], *, wait: float = 0.0, edited: bool = False
+) -> list[Look]:
+    """Return where each database stands against its revisions, all asked at once.
+
+    :param revisions: the files' history for each target, in the same order.
+    :param wait: for how many seconds to try again while a server is down.
+    :param edited: whether to compare the files with what was applied.
+    """
+    looks: list[Look | BaseException | None] = [None] * len(targets)
+
+    def work(index: int) -> None:
+        try:
+            looks[index] = _look(targets[index], revisions[index], wait, edited)
+        except BaseException as error:  # handed to the caller's thread, which raises it
+            looks[index] = error
+
+    # Daemons, so that Ctrl-C need not wait for a server that does not answer.
+    threads = [Thread(target=work, args=(index,), daemon=True) for index in range(1, len(targets))]
+    for thread in threads:
+        thread.start()
+    looks[0] = _look(targets[0], revisions[0], wait, edited)
+    for thread in threads:
+        thread.join()
+    return [_raised(look) for look in looks]
+
+
+def _raised(look: Look | BaseException | None) -> Look:
+    if isinstance(look, Look):
+        return look
+    assert look is not None, "every thread leaves a look or an error"
+    raise look
+
+
+def _look(target: Target, files: Revisions, wait: float, edited: bool) -> Look:
+    heads = files.heads
+    try:
+        with databases.connect(target, purpose="look", wait=wait) as connection:
+            current, found = _read(connection)
+            changed = _edited(connection, files, current) if edited and found else ()
+            unversioned = not current and _has_tables(connection)
+    except DatabaseMissingError as error:
+        return Look(target, "missing", heads=heads, pending=files.pending(()), error=error)
+    except ServerError as error:
+        return Look(target, "unreachable", heads=heads, error=error)
+    try:
+        label.check(target, found)
+    except AtrizError as error:
+        return Look(target, "mislabelled", current, heads, label=found, error=error)
+    if files.unknown(current):
+        return Look(target, "ahead", current, heads, label=found, edited=changed)
+    pending = files.pending(current)
+    if len(heads) > 1 or len(current) > 1:
+        state: State = "diverged"
+    elif unversioned:
+        state = "unversioned"
+    else:
+        # Never "nothing pending" unless the rows are the heads exactly.
+        state = "up-to-date" if set(current) == set(heads) else "pending"
+    return Look(target, state, current, heads, pending, changed, found)
+
+
+def _read(connection: databases.Connection) -> tuple[tuple[str, ...], Label | None]:
+    """Return the version rows and the label, in one round trip where both tables are there."""
+    try:
+        row = connection.execute(
+            "SELECT (SELECT array_agg(version_num ORDER BY version_num) FROM alembic_version), package, environment "
+            "FROM atriz.label"
+        ).fetchone()
+        if row is not None:
+            return tuple(row[0] or ()), Label(row[1], row[2])
+    except (errors.UndefinedTable, errors.InvalidSchemaName):
+        pass
+    found = label.read(connection)
+    try:
+        rows = connection.execute("SELECT version_num FROM alembic_version ORDER BY 1").fetchall()
+    except errors.UndefinedTable:
+        rows = []
+    return tuple(row[0] for row in rows), found
+
+
+def _has_tables(connection: databases.Connection) -> bool:
+    query = """
+        SELECT EXISTS (
+            SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE c.relkind IN ('r', 'p') AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema'
+              AND n.nspname <> 'atriz' AND c.relname <> 'alembic_version'
+              AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e'))
+    """
+    row = connection.execute(query).fetchone()
+    return row is not None and bool(row[0])
+
+
+def _edited(connection: databases.Connection, files: Revisions, current: Sequence[str]) -> tuple[str, ...]:
+    rows = connection.execute(
+        "SELECT DISTINCT ON (revision) revision, checksum FROM atriz.history "
+        "WHERE direction <> 'downgrade' ORDER BY revision, id DESC"
+    ).fetchall()
+    applied = files.ancestors(set(current) & files.by_id.keys())
+    order = [id_ for id_ in files.pending(()) if id_ in applied]
+    recorded: dict[str, str] = dict(rows)
+    return tuple(id_ for id_ in order if id_ in recorded and recorded[id_] != files.by_id[id_].checksum())

@@ -1,0 +1,214 @@
+"""The revision files of a package, read without Alembic: their ids, their order, their heads.
+
+Only what can be read for certain is read here. A file whose ids are not plain literals, or a history with
+``depends_on``, raises :exc:`Undecided`, and the caller asks Alembic, which stays the authority.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from atriz_database.errors import RevisionError
+
+_NAMES = ("revision", "down_revision", "depends_on", "branch_labels")
+_ASSIGNED = re.compile(rb"^(?:%s)\b" % "|".join(_NAMES).encode(), re.MULTILINE)
+_FIRST_DEFINITION = re.compile(rb"^(?:async\s+def|def|class|@|if|for|while|with|try)\b", re.MULTILINE)
+# What Alembic loads from a versions folder: alembic.script.base, _only_source_rev_file.
+_FILE = re.compile(r"(?!\.#|__init__)(.*\.py)$")
+
+
+class Undecided(Exception):  # noqa: N818 -- not an error: it says that Alembic has to be asked
+    """The files cannot be read for certain without running them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One revision file."""
+
+    id: str
+    down: tuple[str, ...]
+    """Ids of the revisions it stands on; empty for the first."""
+    path: Path
+
+    @property
+    def title(self) -> str:
+        """The file's name without its ending, by which people know it."""
+        return self.path.stem
+
+    def source(self) -> str:
+        """Return the text of the file, and of the SQL file beside it; line ends do not count."""
+        beside = self.path.with_suffix(".sql")
+        texts = [path.read_text(encoding="utf-8") for path in (self.path, beside) if path.exists()]
+        return "\n".join(texts)
+
+    def checksum(self) -> str:
+        """Return the SHA-256 of :meth:`source`."""
+        return hashlib.sha256(self.source().encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Revisions:
+    """The history that a package's files describe."""
+
+    folder: Path
+    by_id: Mapping[str, Revision]
+    heads: tuple[str, ...]
+
+    def single_head(self) -> str | None:
+        """Return the one head, `None` where there are no revisions.
+
+        Raise `RevisionError` if there are several; the message says how to mend it.
+        """
+        if len(self.heads) > 1:
+            files = " and ".join(self.by_id[head].path.name for head in self.heads)
+            first, *later = sorted(self.heads, key=lambda head: self.by_id[head].path.name)
+            last = later[-1]
+            begin = self._begin_of_branch(last, self.ancestors([first]))
+            raise RevisionError(
+                f"{self.folder} has {len(self.heads)} heads: {files}. Two branches each added a revision. Put one "
+                f'after the other: in {self.by_id[begin].path.name} set down_revision = "{first}".'
+            )
+        return self.heads[0] if self.heads else None
+
+    def ancestors(self, ids: Iterable[str]) -> set[str]:
+        """Return the revisions with these ids and all they stand on."""
+        found: set[str] = set()
+        waiting = list(ids)
+        while waiting:
+            id_ = waiting.pop()
+            if id_ not in found:
+                found.add(id_)
+                waiting.extend(self.by_id[id_].down)
+        return found
+
+    def unknown(self, current: Iterable[str]) -> tuple[str, ...]:
+        """Return those of the ids that no file here has."""
+        return tuple(id_ for id_ in current if id_ not in self.by_id)
+
+    def pending(self, current: Collection[str]) -> tuple[str, ...]:
+        """Return the ids that a database at `current` lacks, oldest first."""
+        missing = set(self.by_id) - self.ancestors(current)
+        order: list[str] = []
+        waiting = sorted(missing, key=lambda id_: self.by_id[id_].path.name, reverse=True)
+        placed: set[str] = set()
+        while waiting:
+            id_ = waiting.pop()
+            before = [down for down in self.by_id[id_].down if down in missing and down not in placed]
+            if id_ in placed:
+                continue
+            if before:
+                waiting += [id_, *before]
+                continue
+            placed.add(id_)
+            order.append(id_)
+        return tuple(order)
+
+    def _begin_of_branch(self, head: str, other: set[str]) -> str:
+        while True:
+            below = [down for down in self.by_id[head].down if down not in other]
+            if not below:
+                return head
+            head = below[0]
+
+
+def read(folder: Path) -> Revisions:
+    """Return the history described by the revision files in `folder`.
+
+    Raise `RevisionError` if a file has a syntax error, two have one id, or one stands on an id that no file has;
+    raise `Undecided` if the answer takes running them.
+    """
+    return arrange(folder, (_revision(path, path.read_bytes()) for path in files(folder)))
+
+
+def files(folder: Path) -> Iterator[Path]:
+    """Yield the files in `folder` that Alembic takes for revisions, in alphabetical order."""
+    if not folder.is_dir():
+        raise RevisionError(f"{folder} is missing. A package with a database keeps its revisions there.")
+    for path in sorted(folder.iterdir()):
+        if _FILE.match(path.name):
+            yield path
+
+
+def arrange(folder: Path, revisions: Iterable[Revision]) -> Revisions:
+    """Return the history that `revisions` form, checked to be one.
+
+    Raise `RevisionError` if two have one id, one stands on an id that none has, or they run in a circle.
+    """
+    by_id: dict[str, Revision] = {}
+    for revision in revisions:
+        other = by_id.setdefault(revision.id, revision)
+        if other is not revision:
+            raise RevisionError(
+                f"{other.path.name} and {revision.path.name} in {folder} both have revision {revision.id!r}. Give one "
+                "of them another id, if it has not been applied anywhere."
+            )
+    below = {down for revision in by_id.values() for down in revision.down}
+    for revision in by_id.values():
+        for down in revision.down:
+            if down not in by_id:
+                raise RevisionError(
+                    f"{revision.path} has down_revision {down!r}, but no file in {folder} has that id. A file is "
+                    f"missing (was it deleted, or not committed?), or the id is mistyped."
+                )
+    heads = tuple(sorted(set(by_id) - below, key=lambda id_: by_id[id_].path.name))
+    if by_id and not heads:
+        raise RevisionError(f"The revisions in {folder} run in a circle: each is some other's down_revision.")
+    return Revisions(folder, by_id, heads)
+
+
+def _revision(path: Path, text: bytes) -> Revision:
+    values = _header(path, text)
+    if values.get("depends_on") or values.get("branch_labels"):
+        raise Undecided(path)
+    id_, down = values.get("revision"), values.get("down_revision")
+    if id_ is None:
+        raise RevisionError(f'{path} has no line revision = "…". Add one, or move the file out of the folder.')
+    downs = (down,) if isinstance(down, str) else tuple(down or ())  # type: ignore[arg-type]
+    if not isinstance(id_, str) or not all(isinstance(each, str) for each in downs):
+        raise Undecided(path)
+    return Revision(id_, downs, path)
+
+
+def _header(path: Path, text: bytes) -> dict[str, object]:
+    """Return the ids that a file assigns, parsing no more of it than the lines before its first definition."""
+    end = _FIRST_DEFINITION.search(text)
+    if end and not _ASSIGNED.search(text, end.start()):
+        try:
+            return _assigned(ast.parse(text[: end.start()]), path)
+        except SyntaxError:
+            pass  # The cut fell into a docstring; the whole file says whether there is an error.
+    try:
+        return _assigned(ast.parse(text), path)
+    except SyntaxError as error:
+        raise syntax_error(path, error) from None
+    except ValueError as error:
+        raise RevisionError(f"{path} cannot be read as Python: {error}.") from None
+
+
+def syntax_error(path: Path, error: SyntaxError) -> RevisionError:
+    """Return the error to raise for a revision file that Python cannot parse, with the line and a caret."""
+    line = (error.text or "").rstrip("\n")
+    caret = " " * max((error.offset or 1) - 1, 0) + "^"
+    return RevisionError(f"{path}, line {error.lineno}: {error.msg}\n    {line}\n    {caret}")
+
+
+def _assigned(tree: ast.Module, path: Path) -> dict[str, object]:
+    values: dict[str, object] = {}
+    for statement in tree.body:
+        targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+        names = [target.id for target in targets if isinstance(target, ast.Name) and target.id in _NAMES]
+        if not names:
+            continue
+        if not isinstance(statement, ast.Assign | ast.AnnAssign) or statement.value is None:
+            raise Undecided(path)
+        try:
+            value = ast.literal_eval(statement.value)
+        except (ValueError, TypeError):
+            raise Undecided(path) from None
+        values.update(dict.fromkeys(names, value))
+    return values

@@ -1,0 +1,218 @@
+"""The packages of this repository and the order between them, read from their manifests and listed nowhere else."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+from atriz_database.errors import WorkspaceError
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """One member of the workspace that owns a database."""
+
+    name: str
+    """The folder's name, by which commands call it: ``mextrack``."""
+    folder: Path
+    root: Path
+    """The workspace's folder."""
+    database: str
+    """The database's name unless a URL says another: ``mextrack_db``."""
+    variable: str
+    """The variable that holds the database's URL: ``DATABASE_URL``."""
+    requires: tuple[str, ...]
+    """Names of the packages with a database that this one depends on, directly or through others."""
+
+    @property
+    def prefix(self) -> str:
+        """What stands before a variable's name to mean this package's: ``MEXTRACK``."""
+        return self.name.upper().replace("-", "_")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One folder of the workspace with a manifest, database or not."""
+
+    name: str
+    distribution: str
+    folder: Path
+    dependencies: tuple[str, ...]
+    """Distributions of this workspace it depends on."""
+    table: dict[str, Any] | None
+    """``[tool.atriz.database]``, where it owns one."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Members in the order in which they depend on one another: what others need comes first."""
+
+    root: Path
+    members: tuple[Member, ...]
+
+    @cached_property
+    def packages(self) -> tuple[Package, ...]:
+        """The members that own a database, in order."""
+        owners = {member.distribution: member for member in self.members}
+        requires: dict[str, tuple[str, ...]] = {}
+        found = []
+        for member in self.members:
+            needed = [owners[name] for name in member.dependencies]
+            names = dict.fromkeys(
+                name
+                for other in needed
+                for name in (*requires[other.name], *((other.name,) if other.table is not None else ()))
+            )
+            requires[member.name] = tuple(names)
+            if member.table is not None:
+                found.append(
+                    Package(
+                        member.name,
+                        member.folder,
+                        self.root,
+                        member.table["name"],
+                        member.table["url"],
+                        requires[member.name],
+                    )
+                )
+        return tuple(found)
+
+    def package(self, name: str) -> Package:
+        """Return the package called `name`.
+
+        Raise `WorkspaceError` if there is none; the message names the nearest.
+        """
+        for package in self.packages:
+            if package.name == name:
+                return package
+        names = [package.name for package in self.packages]
+        near = difflib.get_close_matches(name, names, n=1)
+        did_you_mean = f" Did you mean {near[0]}?" if near else ""
+        raise WorkspaceError(f"There is no package {name!r}.{did_you_mean} The packages here are: {', '.join(names)}.")
+
+    def select(self, name: str | None, *, dependencies: bool = False) -> tuple[Package, ...]:
+        """Return the packages of a run in order: all of them, or the one called `name`.
+
+        :param dependencies: whether what the package depends on belongs to the run.
+
+        Raise `WorkspaceError` if there is no such package, or none at all.
+        """
+        if not self.packages:
+            raise WorkspaceError(
+                f"No member of the workspace in {self.root} owns a database. A package owns one when its "
+                "pyproject.toml has a table [tool.atriz.database] with name and url."
+            )
+        if name is None:
+            return self.packages
+        package = self.package(name)
+        wanted = {package.name, *(package.requires if dependencies else ())}
+        return tuple(package for package in self.packages if package.name in wanted)
+
+
+def load(start: Path) -> Workspace:
+    """Return the workspace that `start` lies in.
+
+    :param start: the workspace's folder, or any folder below it.
+
+    Raise `WorkspaceError` if there is none, a manifest is broken, or the manifests depend on one another in a circle.
+    """
+    root = find_root(start)
+    members = _read_members(root)
+    distributions = {member.distribution for member in members}
+    graph = {member.distribution: [name for name in member.dependencies if name in distributions] for member in members}
+    try:
+        order = tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        circle: Sequence[str] = error.args[1]
+        raise WorkspaceError(
+            f"The manifests depend on one another in a circle: {' -> '.join(reversed(circle))}. "
+            "Take one of them out of the other's [project] dependencies."
+        ) from None
+    by_distribution = {
+        member.distribution: Member(
+            member.name, member.distribution, member.folder, tuple(graph[member.distribution]), member.table
+        )
+        for member in members
+    }
+    return Workspace(root, tuple(by_distribution[name] for name in order))
+
+
+def find_root(start: Path) -> Path:
+    """Return the nearest folder from `start` upwards whose ``pyproject.toml`` has ``[tool.uv.workspace]``.
+
+    Raise `WorkspaceError` if there is none.
+    """
+    start = start.resolve()
+    for folder in (start, *start.parents):
+        manifest = folder / "pyproject.toml"
+        if manifest.is_file() and "workspace" in _read(manifest).get("tool", {}).get("uv", {}):
+            return folder
+    raise WorkspaceError(
+        f"No workspace found from {start} upwards: no pyproject.toml there has a table [tool.uv.workspace]. "
+        "Run the command inside the repository, or give its folder with --root."
+    )
+
+
+def _read_members(root: Path) -> list[Member]:
+    workspace = _read(root / "pyproject.toml")["tool"]["uv"]["workspace"]
+    excluded = {path for pattern in workspace.get("exclude", ()) for path in root.glob(pattern)}
+    folders = sorted({path for pattern in workspace.get("members", ()) for path in root.glob(pattern)} - excluded)
+    # A folder without a manifest is what a sparse checkout leaves of a package, not a member.
+    members = [_member(folder) for folder in folders if (folder / "pyproject.toml").is_file()]
+    for attribute in ("name", "distribution"):
+        seen: dict[str, Path] = {}
+        for member in members:
+            key = getattr(member, attribute)
+            if key in seen:
+                raise WorkspaceError(
+                    f"{seen[key]} and {member.folder} have the same {attribute}, {key!r}. Rename one of them."
+                )
+            seen[key] = member.folder
+    return members
+
+
+def _member(folder: Path) -> Member:
+    manifest = folder / "pyproject.toml"
+    content = _read(manifest)
+    project = content.get("project", {})
+    if not isinstance(project.get("name"), str):
+        raise WorkspaceError(f"{manifest} has no name in [project]. Give it one.")
+    table = content.get("tool", {}).get("atriz", {}).get("database")
+    if table is not None:
+        for key in ("name", "url"):
+            if not isinstance(table.get(key), str) or not table[key]:
+                raise WorkspaceError(
+                    f"{manifest} has a table [tool.atriz.database] without {key!r}. It needs name (the database's "
+                    "name) and url (the variable that holds its URL)."
+                )
+    return Member(
+        folder.name,
+        _normalized(project["name"]),
+        folder,
+        tuple(_distributions(project.get("dependencies", ()))),
+        table,
+    )
+
+
+def _distributions(requirements: Iterable[str]) -> Iterable[str]:
+    for requirement in requirements:
+        # The name ends where PEP 508 lets an extra, a version, a marker or a URL begin.
+        end = next((i for i, c in enumerate(requirement) if not (c.isalnum() or c in "-_.")), len(requirement))
+        yield _normalized(requirement[:end])
+
+
+def _normalized(name: str) -> str:
+    return name.lower().replace("_", "-").replace(".", "-")
+
+
+def _read(manifest: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(manifest.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise WorkspaceError(f"{manifest} cannot be read: {error}") from None

@@ -1,0 +1,176 @@
+"""The tasks of this repository. Each verb is one call of `atriz`; order and parallelism live in the library.
+
+Sessions are made from the members' manifests: a new package is a new folder, and nothing here changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import sys
+import tomllib
+from importlib import import_module
+from pathlib import Path
+
+import filelock
+import nox
+
+ROOT = Path(__file__).parent
+VENV = ROOT / ".venv"
+PROGRAMS = VENV / ("Scripts" if sys.platform == "win32" else "bin")
+LOCK = ROOT / "requirements.txt"
+
+# A sentence for the session of all packages, and one for that of a package.
+VERBS = {
+    "setup": (
+        "Create, migrate and seed: from nothing to working databases.",
+        "Create, migrate and seed {}, and what it depends on.",
+    ),
+    "create": ("Make the databases that are not there yet.", "Make the database of {} if it is not there yet."),
+    "migrate": (
+        "Bring every database to head, core first, the apps side by side.",
+        "Bring {} to head, and before it what it depends on.",
+    ),
+    "seed": ("Run all seed files; skipped in production.", "Run the seed files of {}; skipped in production."),
+    "status": ("Show where every database stands against the code.", "Show where the database of {} stands."),
+    "env": ("Show every setting and where it comes from.", "Show the settings of {} and where they come from."),
+}
+WHOLE_VERBS = {
+    "server": "Show, start or stop the embedded PostgreSQL: nox -s server -- start, or -- stop.",
+    "graph": "Show the packages and what each depends on.",
+}
+
+nox.needs_version = ">=2025.2.9"
+nox.options.sessions = ["tests"]
+nox.options.default_venv_backend = "none"
+# On SIGTERM nox would die at once and leave its child behind; so it does what it does on Ctrl-C.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def _manifests() -> list[Path]:
+    workspace = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]["workspace"]
+    return sorted(path for pattern in workspace["members"] for path in ROOT.glob(f"{pattern}/pyproject.toml"))
+
+
+MEMBERS = {path.parent.name: path for path in _manifests()}
+PACKAGES = [name for name, path in MEMBERS.items() if "[tool.atriz.database]" in path.read_text()]
+
+
+def _environment(session: nox.Session) -> None:
+    """Make `.venv` with every member editable, if the manifests or the lock have changed since it was made."""
+    digest = hashlib.sha256(sys.version.encode())
+    for path in (ROOT / "pyproject.toml", LOCK, *MEMBERS.values()):
+        digest.update(str(path).encode() + path.read_bytes())
+    stamp = VENV / "made-from"
+    with filelock.FileLock(ROOT / ".venv.lock"):
+        if stamp.is_file() and stamp.read_text() == digest.hexdigest():
+            return
+        session.log("making .venv")
+        if not PROGRAMS.is_dir():
+            _uv(session, "venv", "--quiet", "--allow-existing", "--python", sys.executable, str(VENV))
+        members = VENV / "members.txt"
+        members.write_text("".join(f"-e {path.parent.as_posix()}\n" for path in MEMBERS.values()))
+        _uv(session, "pip", "sync", "--quiet", "--compile-bytecode", str(LOCK), str(members))
+        # uv compiles what it installs, and the members stay where they are.
+        sources = [str(path.parent / "src") for path in MEMBERS.values()]
+        session.run(str(PROGRAMS / "python"), "-m", "compileall", "-q", *sources, external=True, silent=True)
+        stamp.write_text(digest.hexdigest())
+
+
+def _uv(session: nox.Session, *arguments: str) -> None:
+    try:
+        # The one that nox[uv] brought, which pipx keeps off the PATH.
+        uv = import_module("uv").find_uv_bin()
+    except (ImportError, FileNotFoundError):
+        uv = shutil.which("uv") or session.error('uv is missing. Get it with: python -m pip install "nox[uv]"')
+    session.run(uv, *arguments, env={"VIRTUAL_ENV": str(VENV)}, external=True, silent=True)
+
+
+def _run(session: nox.Session, program: str, *arguments: str) -> None:
+    # Time to cancel a statement and roll back, where nox would kill within half a second.
+    _environment(session)
+    path = str(PROGRAMS / program)
+    session.run(path, *arguments, external=True, interrupt_timeout=1.0, terminate_timeout=45.0)
+
+
+def _verb_session(name: str, summary: str, *arguments: str) -> None:
+    def run(session: nox.Session) -> None:
+        _run(session, "atriz", *arguments, *session.posargs)
+
+    run.__doc__ = summary
+    nox.session(name=name)(run)
+
+
+for _verb, (_summary, _of_one) in VERBS.items():
+    _verb_session(_verb, _summary, _verb)
+    for _package in PACKAGES:
+        _verb_session(f"{_verb}:{_package}", _of_one.format(_package), _verb, _package)
+for _verb, _summary in WHOLE_VERBS.items():
+    _verb_session(_verb, _summary, _verb)
+
+
+@nox.session
+def dev(session: nox.Session) -> None:
+    """Make the environment for editors and for plain `atriz` and `alembic`, and say how to activate it."""
+    _environment(session)
+    session.log(f"ready; activate it with: source {os.path.relpath(PROGRAMS, Path.cwd())}/activate")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run all tests, on servers of their own."""
+    _run(session, "python", "-m", "pytest", "-n", "auto", "-m", "not soak", *session.posargs)
+
+
+def _tests_session(name: str, folder: Path) -> None:
+    def run(session: nox.Session) -> None:
+        session.install(
+            *("--quiet", "--compile-bytecode", "--constraint", str(LOCK)),
+            *("-e", str(folder), "--group", f"{folder / 'pyproject.toml'}:test"),
+        )
+        session.run("python", "-m", "pytest", str(folder / "tests"), "-m", "not soak", *session.posargs)
+
+    run.__doc__ = f"Run the tests of {name} in an environment of its own, with what it declares and no more."
+    nox.session(name=f"tests:{name}", venv_backend="uv")(run)
+
+
+for _name, _manifest in MEMBERS.items():
+    _tests_session(_name, _manifest.parent)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Run the tests that take minutes."""
+    _run(session, "python", "-m", "pytest", "-m", "soak", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, import contracts and the workflow files."""
+    _run(session, "ruff", "check", str(ROOT))
+    _run(session, "ruff", "format", "--check", str(ROOT))
+    _run(session, "lint-imports")
+    _run(session, "actionlint")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types, strictly."""
+    for path in MEMBERS.values():
+        _run(session, "mypy", str(path.parent / "src"))
+    _run(session, "mypy", str(ROOT / "noxfile.py"))
+
+
+@nox.session
+def lock(session: nox.Session) -> None:
+    """Write requirements.txt anew: the newest versions that the manifests allow (-- --upgrade)."""
+    members = [f"--no-emit-package={tomllib.loads(path.read_text())['project']['name']}" for path in MEMBERS.values()]
+    _uv(
+        session,
+        *("pip", "compile", "--quiet", "--universal", "--all-extras", "--no-emit-index-url", "--generate-hashes"),
+        *("--python-version", "3.11", "--custom-compile-command", "nox -s lock", "--output-file", LOCK.name),
+        *("--group", "dev", *members, *session.posargs),
+        *(str(path.relative_to(ROOT)) for path in MEMBERS.values()),
+    )
