@@ -34,6 +34,7 @@ def connect(target: Target, *, purpose: str = "", wait: float = 0.0) -> Connecti
     `ServerError` if it refuses, or is older than PostgreSQL 12.
     """
     deadline = time.monotonic() + wait
+    seen = False
     while True:
         try:
             connection = psycopg.connect(**parameters(target, purpose), autocommit=True)
@@ -42,7 +43,12 @@ def connect(target: Target, *, purpose: str = "", wait: float = 0.0) -> Connecti
             if answer in (pq.Ping.NO_RESPONSE, pq.Ping.REJECT) and time.monotonic() < deadline:
                 time.sleep(_POLL_SECONDS)
                 continue
-            raise _explained(target, error, answer, wait) from None
+            there = _is_there(target) if answer == pq.Ping.OK else None
+            if there and not seen:
+                # Refused, and yet it is there: somebody may have made it between the two questions.
+                seen = True
+                continue
+            raise _explained(target, error, answer, there, wait) from None
         version = connection.info.server_version // 10000
         if version < OLDEST_VERSION:
             connection.close()
@@ -126,7 +132,9 @@ def _ping(target: Target) -> pq.Ping:
     return pq.Ping(pq.PGconn.ping(make_conninfo(**parameters(target)).encode()))
 
 
-def _explained(target: Target, error: psycopg.OperationalError, answer: pq.Ping, wait: float) -> ServerError:
+def _explained(
+    target: Target, error: psycopg.OperationalError, answer: pq.Ping, there: bool | None, wait: float
+) -> ServerError:
     """Return what a failed connection means; libpq gives no SQLSTATE, and its text may be in any language."""
     assert target.url is not None
     said = _text(error)
@@ -141,7 +149,7 @@ def _explained(target: Target, error: psycopg.OperationalError, answer: pq.Ping,
             f"The server of {target.database} at {target.url} accepts no connections{waited} (from {target.origin}): "
             f"{said}. Wait until it has started with --wait SECONDS."
         )
-    if _is_missing(target):
+    if there is False:
         return DatabaseMissingError(
             f"{target.database} does not exist on the server at {target.url} (from {target.origin}). "
             f"Make it with `atriz create {target.package.name}`."
@@ -152,7 +160,8 @@ def _explained(target: Target, error: psycopg.OperationalError, answer: pq.Ping,
     )
 
 
-def _is_missing(target: Target) -> bool:
+def _is_there(target: Target) -> bool | None:
+    """Return whether the server has the database, `None` where it lets nobody ask."""
     assert target.url is not None
     for name in _MAINTENANCE:
         if name == target.database:
@@ -161,10 +170,10 @@ def _is_missing(target: Target) -> bool:
             given = parameters(replace(target, url=target.url.with_database(name)), "look")
             with psycopg.connect(**given, autocommit=True) as connection:
                 query = "SELECT 1 FROM pg_database WHERE datname = %s"
-                return connection.execute(query, [target.database]).fetchone() is None
+                return connection.execute(query, [target.database]).fetchone() is not None
         except psycopg.OperationalError:
             continue
-    return False
+    return None
 
 
 def _text(error: psycopg.Error) -> str:

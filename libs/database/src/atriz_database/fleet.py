@@ -230,13 +230,17 @@ def _work(target: Target, task: Task, pipe: Connection) -> None:
 def _interrupt(number: int, frame: object) -> None:
     # One is enough: Ctrl-C reaches every process of the terminal, and the parent sends SIGTERM besides.
     for each in _SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
+        signal.signal(each, _no_more)
     raise KeyboardInterrupt
+
+
+def _no_more(number: int, frame: object) -> None:
+    """Ignore a further signal. SIG_IGN would make Python complain of one that has come and not been handled yet."""
 
 
 @contextmanager
 def _ignored_signals() -> Iterator[None]:
-    before = [signal.signal(number, signal.SIG_IGN) for number in _SIGNALS]
+    before = [signal.signal(number, _no_more) for number in _SIGNALS]
     try:
         yield
     finally:

@@ -82,9 +82,11 @@ def _changed_files(root: Path, base: str) -> tuple[list[Path], str]:
     """Return the files that differ from `base`, uncommitted and untracked ones too, and why they can't be known."""
     names: list[str] = []
     for command in (
-        # Where this state left `base`, so that what `base` got since is nobody's change here.
-        ["diff", "--name-only", "-z", "--relative", "--merge-base", base, "--"],
+        # First, for outside a repository `diff` is another command and speaks of its options.
         ["ls-files", "--others", "--exclude-standard", "-z"],
+        # Where this state left `base`, so that what `base` got since is nobody's change here. A file that moved
+        # counts where it was and where it is.
+        ["diff", "--name-only", "--no-renames", "-z", "--relative", "--merge-base", base, "--"],
     ):
         try:
             done = subprocess.run(["git", *command], cwd=root, capture_output=True, text=True)

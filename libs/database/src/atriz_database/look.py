@@ -23,9 +23,10 @@ class Look:
     """Where one database stands."""
 
     target: Target
+    files: Revisions
+    """The history it was held against."""
     state: State
     current: tuple[str, ...] = ()
-    heads: tuple[str, ...] = ()
     pending: tuple[str, ...] = ()
     """Revisions the database lacks, oldest first."""
     edited: tuple[str, ...] = ()
@@ -33,6 +34,11 @@ class Look:
     label: Label | None = None
     error: AtrizError | None = None
     """Why the database is unreachable or mislabelled."""
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The heads of the files."""
+        return self.files.heads
 
 
 def look(
@@ -70,31 +76,30 @@ def _raised(look: Look | BaseException | None) -> Look:
 
 
 def _look(target: Target, files: Revisions, wait: float, edited: bool) -> Look:
-    heads = files.heads
     try:
         with databases.connect(target, purpose="look", wait=wait) as connection:
             current, found = _read(connection)
             changed = _edited(connection, files, current) if edited and found else ()
             unversioned = not current and _has_tables(connection)
     except DatabaseMissingError as error:
-        return Look(target, "missing", heads=heads, pending=files.pending(()), error=error)
+        return Look(target, files, "missing", pending=files.pending(()), error=error)
     except ServerError as error:
-        return Look(target, "unreachable", heads=heads, error=error)
+        return Look(target, files, "unreachable", error=error)
     try:
         label.check(target, found)
     except AtrizError as error:
-        return Look(target, "mislabelled", current, heads, label=found, error=error)
+        return Look(target, files, "mislabelled", current, label=found, error=error)
     if files.unknown(current):
-        return Look(target, "ahead", current, heads, label=found, edited=changed)
+        return Look(target, files, "ahead", current, label=found, edited=changed)
     pending = files.pending(current)
-    if len(heads) > 1 or len(current) > 1:
+    if len(files.heads) > 1 or len(current) > 1:
         state: State = "diverged"
     elif unversioned:
         state = "unversioned"
     else:
         # Never "nothing pending" unless the rows are the heads exactly.
-        state = "up-to-date" if set(current) == set(heads) else "pending"
-    return Look(target, state, current, heads, pending, changed, found)
+        state = "up-to-date" if set(current) == set(files.heads) else "pending"
+    return Look(target, files, state, current, pending, changed, found)
 
 
 def _read(connection: databases.Connection) -> tuple[tuple[str, ...], Label | None]:

@@ -38,7 +38,11 @@ _UP, _DOWN = "-- migrate:up", "-- migrate:down"
 
 _history = sqlalchemy.table(
     "history",
-    *(sqlalchemy.column(name) for name in ("revision", "direction", "checksum", "source", "seconds", "applied_by")),
+    *(
+        sqlalchemy.column(name, sqlalchemy.Text())
+        for name in ("revision", "direction", "checksum", "source", "applied_by")
+    ),
+    sqlalchemy.column("seconds", sqlalchemy.Float()),
     schema=label.SCHEMA,
 )
 
@@ -89,11 +93,14 @@ def run(metadata: str) -> None:
             _offline(folder)
         else:
             _online(given or _plain_run(folder), folder, metadata)
-    except AtrizError as error:
+    except CommandError:
+        raise
+    except Exception as error:
+        told = error if isinstance(error, AtrizError) else _explained(error, folder / "versions")
         if given is not None:
-            raise
+            raise told from None
         # Plain alembic shows one line for its own error class, and a traceback for every other.
-        raise CommandError(str(error)) from None
+        raise CommandError(str(told)) from None
 
 
 def upgrade(run: Run) -> None:
@@ -206,13 +213,8 @@ def _online(run: Run, folder: Path, metadata: str) -> None:
             include_name=lambda name, kind, _: kind != "table" or name not in theirs,
             compare_server_default=True,
         )
-        try:
-            with context.begin_transaction():
-                context.run_migrations()
-        except (AtrizError, CommandError):
-            raise
-        except Exception as error:
-            raise _explained(error, folder / "versions") from None
+        with context.begin_transaction():
+            context.run_migrations()
 
 
 def _offline(folder: Path) -> None:
@@ -224,13 +226,8 @@ def _offline(folder: Path) -> None:
         transaction_per_migration=True,
         on_version_apply=journal.record,
     )
-    try:
-        with context.begin_transaction():
-            context.run_migrations()
-    except (AtrizError, CommandError):
-        raise
-    except Exception as error:
-        raise _explained(error, folder / "versions") from None
+    with context.begin_transaction():
+        context.run_migrations()
 
 
 def _changes_the_database() -> bool:

@@ -109,9 +109,8 @@ def connection(package: Package, server_url: DatabaseURL, _shared: dict[str, Tar
     if package.name not in _shared:
         _shared[package.name] = _clone(package, server_url)
     with databases.connect(_shared[package.name], purpose="test") as opened:
-        opened.autocommit = False
-        yield opened
-        opened.rollback()
+        with opened.transaction(force_rollback=True):
+            yield opened
 
 
 @pytest.fixture

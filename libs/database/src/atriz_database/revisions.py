@@ -11,13 +11,14 @@ import hashlib
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 from atriz_database.errors import RevisionError
 
 _NAMES = ("revision", "down_revision", "depends_on", "branch_labels")
-_ASSIGNED = re.compile(rb"^(?:%s)\b" % "|".join(_NAMES).encode(), re.MULTILINE)
-_FIRST_DEFINITION = re.compile(rb"^(?:async\s+def|def|class|@|if|for|while|with|try)\b", re.MULTILINE)
+_ASSIGNED = re.compile(rb"\b(?:%s)\b[^\n=]*=" % "|".join(_NAMES).encode())
+_FIRST_DEFINITION = re.compile(rb"^(?:async\s+def\b|def\b|class\b|@)", re.MULTILINE)
 # What Alembic loads from a versions folder: alembic.script.base, _only_source_rev_file.
 _FILE = re.compile(r"(?!\.#|__init__)(.*\.py)$")
 
@@ -122,7 +123,7 @@ def read(folder: Path) -> Revisions:
     Raise `RevisionError` if a file has a syntax error, two have one id, or one stands on an id that no file has;
     raise `Undecided` if the answer takes running them.
     """
-    return arrange(folder, (_revision(path, path.read_bytes()) for path in files(folder)))
+    return arrange(folder, (_revision(path, _bytes(path)) for path in files(folder)))
 
 
 def files(folder: Path) -> Iterator[Path]:
@@ -156,22 +157,36 @@ def arrange(folder: Path, revisions: Iterable[Revision]) -> Revisions:
                     f"missing (was it deleted, or not committed?), or the id is mistyped."
                 )
     heads = tuple(sorted(set(by_id) - below, key=lambda id_: by_id[id_].path.name))
-    if by_id and not heads:
-        raise RevisionError(f"The revisions in {folder} run in a circle: each is some other's down_revision.")
+    try:
+        TopologicalSorter({id_: revision.down for id_, revision in by_id.items()}).prepare()
+    except CycleError as error:
+        circle = " -> ".join(by_id[id_].path.name for id_ in reversed(error.args[1]))
+        raise RevisionError(
+            f"The revisions in {folder} run in a circle: {circle}. Each has the next as its down_revision; correct "
+            "the one that is wrong."
+        ) from None
     return Revisions(folder, by_id, heads)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise RevisionError(f"{path} cannot be read: {error.strerror}.") from None
 
 
 def _revision(path: Path, text: bytes) -> Revision:
     values = _header(path, text)
     if values.get("depends_on") or values.get("branch_labels"):
         raise Undecided(path)
-    id_, down = values.get("revision"), values.get("down_revision")
-    if id_ is None:
-        raise RevisionError(f'{path} has no line revision = "…". Add one, or move the file out of the folder.')
-    downs = (down,) if isinstance(down, str) else tuple(down or ())  # type: ignore[arg-type]
-    if not isinstance(id_, str) or not all(isinstance(each, str) for each in downs):
+    for name in ("revision", "down_revision"):
+        if name not in values:
+            raise RevisionError(f'{path} has no line {name} = "…". Add one, or move the file out of the folder.')
+    id_, down = values["revision"], values["down_revision"]
+    downs = () if down is None else down if isinstance(down, tuple | list) else (down,)
+    if not all(isinstance(each, str) and each for each in (id_, *downs)):
         raise Undecided(path)
-    return Revision(id_, downs, path)
+    return Revision(id_, tuple(downs), path)
 
 
 def _header(path: Path, text: bytes) -> dict[str, object]:
@@ -180,10 +195,20 @@ def _header(path: Path, text: bytes) -> dict[str, object]:
     if end and not _ASSIGNED.search(text, end.start()):
         try:
             return _assigned(ast.parse(text[: end.start()]), path)
-        except SyntaxError:
+        except (SyntaxError, ValueError):
             pass  # The cut fell into a docstring; the whole file says whether there is an error.
     try:
         return _assigned(ast.parse(text), path)
+    except SyntaxError as error:
+        raise syntax_error(path, error) from None
+    except ValueError as error:
+        raise RevisionError(f"{path} cannot be read as Python: {error}.") from None
+
+
+def check_syntax(path: Path) -> None:
+    """Raise `RevisionError` if Python cannot parse the file; :func:`read` looks no further than it must."""
+    try:
+        ast.parse(path.read_bytes())
     except SyntaxError as error:
         raise syntax_error(path, error) from None
     except ValueError as error:
@@ -203,6 +228,8 @@ def _assigned(tree: ast.Module, path: Path) -> dict[str, object]:
         targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
         names = [target.id for target in targets if isinstance(target, ast.Name) and target.id in _NAMES]
         if not names:
+            if _binds(statement):
+                raise Undecided(path)
             continue
         if not isinstance(statement, ast.Assign | ast.AnnAssign) or statement.value is None:
             raise Undecided(path)
@@ -212,3 +239,14 @@ def _assigned(tree: ast.Module, path: Path) -> dict[str, object]:
             raise Undecided(path) from None
         values.update(dict.fromkeys(names, value))
     return values
+
+
+def _binds(statement: ast.stmt) -> bool:
+    """Whether a statement other than a plain assignment may give one of the names a value: a tuple, an if, an import."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return False
+    return any(
+        (isinstance(node, ast.Name) and node.id in _NAMES and not isinstance(node.ctx, ast.Load))
+        or (isinstance(node, ast.alias) and (node.asname or node.name) in _NAMES)
+        for node in ast.walk(statement)
+    )

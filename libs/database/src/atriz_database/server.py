@@ -338,4 +338,4 @@ def _run(server: Server, command: Sequence[object]) -> subprocess.CompletedProce
 
 def _last_lines(text: str, count: int = 4) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return " / ".join(lines[-count:]) or "it said nothing."
+    return f"{' / '.join(lines[-count:]) or 'it said nothing'}."

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from atriz_database.errors import SettingsError
@@ -31,7 +31,7 @@ class Value:
     """The text of one variable and where it stands."""
 
     name: str
-    text: str
+    text: str = field(repr=False)  # it may hold a password
     origin: str
 
     def __str__(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -14,6 +15,7 @@ from atriz_database.errors import SettingsError
 _SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
 _SECRETS = frozenset({"password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"})
 _DEFAULT_PORT = "5432"
+_PORT = re.compile("[0-9]{1,5}")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -57,18 +59,23 @@ class DatabaseURL:
             raise SettingsError(
                 f"is not a URL of PostgreSQL (it begins with {known}); it should begin with postgresql://"
             )
+        unreadable = SettingsError(
+            "cannot be parsed as a URL; in the user and the password write @ as %40, / as %2F, : as %3A, "
+            "% as %25 and a space as %20"
+        )
+        authority, _, path = rest.partition("/")
+        if authority.count("@") > 1 or "@" in path.partition("?")[0]:
+            # libpq ends the password at the first @ and would take the rest of it for the host and the database.
+            raise unreadable
         try:
             parameters = {key: str(value) for key, value in conninfo_to_dict(f"postgresql://{rest}").items()}
         except (ProgrammingError, UnicodeError):
             # libpq's own text quotes the part it stumbled over, and that may be half a password.
-            raise SettingsError(
-                "cannot be parsed as a URL; in the user and the password write @ as %40, / as %2F, : as %3A, "
-                "% as %25 and a space as %20"
-            ) from None
+            raise unreadable from None
         if not parameters.get("dbname"):
             raise SettingsError("names no database; end it with the database's name, as in …@host:5432/name")
         port = parameters.get("port", _DEFAULT_PORT)
-        if not all(part.isdigit() and 0 < int(part) < 65536 for part in port.split(",") if part):
+        if not all(_PORT.fullmatch(part) and 0 < int(part) < 65536 for part in port.split(",") if part):
             raise SettingsError("has a port that is not a number from 1 to 65535")
         return cls(parameters)
 
@@ -115,7 +122,7 @@ class DatabaseURL:
         if password:
             authority += ":" + (quote(password, safe="") if secrets else password)
         authority += "@" if authority else ""
-        authority += f"[{host}]" if ":" in host else host
+        authority += f"[{host}]" if ":" in host else quote(host, safe="")
         authority += f":{port}" if port else ""
         query = f"?{urlencode(rest, quote_via=quote, safe='/*')}" if rest else ""
         return f"postgresql://{authority}/{quote(name, safe='')}{query}"

@@ -50,9 +50,7 @@ def create(
 
     Raise `AtrizError` if the run cannot begin; what fails for one package is in its outcome.
     """
-    targets = locate(workspace, workspace.select(name), report)
-    _looks, failed = _looked(targets, options)
-    return fleet.run(targets, partial(_create, options), report, failed=failed)
+    return on_each(workspace, name, partial(_create, options), options, report, makes_database=True)
 
 
 def migrate(
@@ -74,12 +72,33 @@ def seed(
 
     Raise `AtrizError` if the run cannot begin; what fails for one package is in its outcome.
     """
+    return on_each(workspace, name, partial(_seed, options), options, report)
+
+
+def on_each(
+    workspace: Workspace,
+    name: str | None,
+    task: fleet.Task,
+    options: Options = Options(),
+    report: Report = _ignore,
+    *,
+    makes_database: bool = False,
+) -> list[Outcome]:
+    """Do a task on the database of one package, or of each in order; for the verbs that packages add as well.
+
+    Every database is looked at before any is touched.
+
+    :param task: called with the target, in a process of its own; it takes the lock if it changes anything.
+    :param makes_database: whether the task copes with a database that is missing.
+
+    Raise `AtrizError` if the run cannot begin; what fails for one package is in its outcome.
+    """
     targets = locate(workspace, workspace.select(name), report)
     looks, failed = _looked(targets, options)
     for each in looks:
-        if each.state == "missing" and each.error:
+        if each.state == "missing" and each.error is not None and not makes_database:
             failed[each.target.package.name] = each.error
-    return fleet.run(targets, partial(_seed, options), report, failed=failed)
+    return fleet.run(targets, task, report, failed=failed)
 
 
 def status(workspace: Workspace, name: str | None = None, options: Options = Options()) -> list[Look]:
@@ -208,6 +227,12 @@ def _obstacle(seen: Look) -> AtrizError | None:
     """Return why a database cannot be migrated, if that is plain before trying."""
     target = seen.target
     folder = target.package.folder
+    try:
+        seen.files.single_head()
+        for id_ in seen.pending:
+            revisions.check_syntax(seen.files.by_id[id_].path)
+    except AtrizError as error:
+        return error
     if seen.state == "missing" and target.environment == "production":
         return DatabaseMissingError(
             f"{target.database} does not exist at {target.url} (from {target.origin}), and in production nothing is "
@@ -243,7 +268,6 @@ def _migrate(options: Options, target: Target, report: Report) -> None:
         act = Act(target.package.name, target.database, "applied", each.title, each.revision, each.seconds)
         report(act)
 
-    read(target.package).single_head()
     migrations.upgrade(migrations.Run(target, options.lock_wait, _noticing(target, report), applied))
 
 

@@ -186,7 +186,7 @@ def _member(folder: Path) -> Member:
     table = content.get("tool", {}).get("atriz", {}).get("database")
     if table is not None:
         for key in ("name", "url"):
-            if not isinstance(table.get(key), str) or not table[key]:
+            if not isinstance(table, dict) or not isinstance(table.get(key), str) or not table[key]:
                 raise WorkspaceError(
                     f"{manifest} has a table [tool.atriz.database] without {key!r}. It needs name (the database's "
                     "name) and url (the variable that holds its URL)."

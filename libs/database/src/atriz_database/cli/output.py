@@ -155,9 +155,12 @@ class Output:
     def _summary(self, outcomes: Sequence[Outcome]) -> None:
         seconds = time.perf_counter() - self._started
         whats = Counter(act.what for outcome in outcomes for act in outcome.acts)
-        counted = [(whats["created"], "database", "created"), (whats["applied"], "revision", "applied")]
-        counted += [(whats["seeded"], "seed file", "run")]
-        parts = [f"{count} {noun}{'s' if count != 1 else ''} {verb}" for count, noun, verb in counted if count]
+        parts = []
+        for what, noun in (("created", "database"), ("applied", "revision"), ("seeded", "seed file")):
+            if count := whats.pop(what, 0):
+                parts.append(f"{count} {noun}{'s' if count != 1 else ''} {what}")
+        # Verbs that packages add have words of their own.
+        parts += [f"{count} {what}" for what, count in whats.items() if what not in _QUIET_WORDS]
         states = Counter(outcome.state for outcome in outcomes)
         bad = [f"{states[state]} {state}" for state in ("failed", "interrupted", "not run") if states[state]]
         if bad:

@@ -1,0 +1,7 @@
+"""Run the migrations of ``atriz_db`` from Alembic, with the settings and safeguards that the atriz command uses."""
+
+from __future__ import annotations
+
+from atriz_database.migrations import run
+
+run("atriz_website.models:Base.metadata")

@@ -1,0 +1,45 @@
+"""A repository of one's own for each test."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from tree import Tree, clean_environment
+
+from atriz_database import settings
+
+
+@pytest.fixture
+def tree(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Tree]:
+    """Yield an empty repository, its databases on the server of the test run."""
+    root = tmp_path / "repository"
+    root.mkdir()
+    (root / "pyproject.toml").write_text('[tool.uv.workspace]\nmembers = ["packages/*", "apps/*"]\n')
+    environ = clean_environment(tmp_path)
+    if settings.named_server() is None:
+        environ["ATRIZ_SERVER_HOME"] = str(request.getfixturevalue("server_home"))
+    else:
+        environ |= {name: value for name, value in os.environ.items() if name.startswith("PG")}
+    made = Tree(root, environ, uuid.uuid4().hex[:8])
+    yield made
+    if not made.folders:
+        return
+    with psycopg.connect(**dict(made.server.parameters), autocommit=True) as connection:
+        for name in made.folders:
+            # A failed test may have left a process that is still at work.
+            query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+            connection.execute(query, [made.database(name)])
+            connection.execute(f'DROP DATABASE IF EXISTS "{made.database(name)}"'.encode())
+
+
+@pytest.fixture
+def fleet(tree: Tree) -> Tree:
+    """Return a repository with core and two apps, two revisions each."""
+    for name in ("core", "left", "right"):
+        tree.add(name, revisions=2)
+    return tree

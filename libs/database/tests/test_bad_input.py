@@ -1,0 +1,189 @@
+"""Bad input: one message that says what to do, status 1 or 2, nothing lost."""
+
+from __future__ import annotations
+
+import socket
+
+import psycopg
+import pytest
+from tree import Tree
+
+
+def free_port() -> int:
+    """Return a port of loopback that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_a_server_that_is_down_is_waited_for_and_then_named(fleet: Tree) -> None:
+    """After --wait seconds: where it looked, where the setting came from, what to do."""
+    port = free_port()
+    (fleet.root / ".env").write_text(f"PGHOST=127.0.0.1\nPGPORT={port}\nPGUSER=nobody\nPGPASSWORD='s3cr%t'\n")
+    done = fleet.atriz("migrate", "--wait", "0.5")
+    assert done.returncode == 1
+    assert f"127.0.0.1:{port}" in done.stderr
+    assert "for 0.5 s" in done.stderr
+    assert "PGHOST in" in done.stderr
+    assert "--wait" in done.stderr
+    assert "s3cr" not in done.stdout + done.stderr
+    assert done.stderr.count("not run: core failed") == 2
+
+
+def test_status_reports_a_server_that_is_down(fleet: Tree) -> None:
+    """It is a state like any other, and with --exit-code a 3."""
+    environ = {"PGHOST": "127.0.0.1", "PGPORT": str(free_port())}
+    done = fleet.atriz("status", "--json", "--exit-code", **environ)
+    assert done.returncode == 3
+    assert done.stdout.count('"unreachable"') == 3
+
+
+@pytest.mark.parametrize(
+    ("mistyped", "meant"), [("lefft", "left"), ("Core", "core"), ("rihgt", "right")], ids=["letter", "case", "swapped"]
+)
+def test_an_unknown_package_is_answered_with_the_nearest(fleet: Tree, mistyped: str, meant: str) -> None:
+    """A typing error costs one glance."""
+    done = fleet.atriz("migrate", mistyped)
+    assert done.returncode == 2
+    assert f"Did you mean {meant}?" in done.stderr
+
+
+def test_a_cycle_between_manifests_is_named(tree: Tree) -> None:
+    """The message shows the circle and says how to break it."""
+    tree.add("core", requires=("left",))
+    tree.add("left")
+    done = tree.atriz("migrate")
+    assert done.returncode == 2
+    assert "core -> left -> core" in done.stderr or "left -> core -> left" in done.stderr
+
+
+def test_a_database_of_another_package_is_refused_before_anything_is_done(fleet: Tree) -> None:
+    """A wrong URL touches neither that database nor any other of the run."""
+    fleet.atriz("migrate", "left")
+    fleet.revise("core", 3)
+    wrong = fleet.server.with_database(fleet.database("left")).text(secrets=True)
+    done = fleet.atriz("migrate", "right", RIGHT_DATABASE_URL=wrong)
+    assert done.returncode == 2
+    assert f"{fleet.database('left')}" in done.stderr
+    assert "labelled left/development" in done.stderr
+    assert "RIGHT_DATABASE_URL in the process environment" in done.stderr
+    assert fleet.status()["core"]["state"] == "pending"
+
+
+def test_another_environment_is_refused(fleet: Tree) -> None:
+    """APP_ENV=production against a development database does nothing, and the message says both ways out."""
+    fleet.atriz("setup")
+    done = fleet.atriz("seed", APP_ENV="test")
+    assert done.returncode == 2
+    assert "APP_ENV=development" in done.stderr
+    assert "atriz label core --environment test --force" in done.stderr
+
+
+def test_a_syntax_error_in_a_revision_is_shown_with_line_and_caret(fleet: Tree) -> None:
+    """The file's other packages go on; its own database is not even created."""
+    path = fleet.revise("left", 3)
+    path.write_text(path.read_text() + "\n\ndef broken(:\n    pass\n")
+    done = fleet.atriz("migrate")
+    assert done.returncode == 1
+    assert f"{path}, line" in done.stderr
+    assert "def broken(:" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not fleet.exists("left")
+    path.unlink()
+    assert fleet.status()["right"]["state"] == "up-to-date"
+
+
+def test_an_unknown_down_revision_names_the_file(fleet: Tree) -> None:
+    """A deleted or uncommitted file is the likely cause, and the message says so."""
+    path = fleet.revise("left", 3, down="feedbeef")
+    done = fleet.atriz("migrate")
+    assert done.returncode == 1
+    assert f"{path} has down_revision 'feedbeef'" in done.stderr
+
+
+def test_two_heads_name_both_files_and_the_edit_that_mends_them(fleet: Tree) -> None:
+    """Doing what the message says makes the next run work."""
+    fleet.revise("left", 3, id_="mine")
+    path = fleet.revise("left", 4, id_="yours", down="left0002")
+    done = fleet.atriz("migrate")
+    assert done.returncode == 1
+    assert "0003_mine.py" in done.stderr
+    assert 'in 0004_yours.py set down_revision = "mine"' in done.stderr
+    path.write_text(path.read_text().replace("'left0002'", '"mine"'))
+    assert fleet.atriz("migrate").returncode == 0
+
+
+def test_a_database_ahead_of_the_code_is_left_alone(fleet: Tree) -> None:
+    """An old checkout does not touch what a newer one has migrated."""
+    path = fleet.revise("left", 3)
+    fleet.atriz("migrate")
+    path.unlink()
+    done = fleet.atriz("migrate")
+    assert done.returncode == 1
+    assert "ahead of this code" in done.stderr
+    assert fleet.status()["left"]["state"] == "ahead"
+
+
+def test_tables_without_a_version_are_not_migrated_over(fleet: Tree) -> None:
+    """Somebody else's tables are not built upon; the message names the command that adopts them."""
+    fleet.atriz("create")
+    with fleet.connect("left") as connection:
+        connection.execute("CREATE TABLE left_1 (id int)")
+    done = fleet.atriz("migrate")
+    assert done.returncode == 1
+    assert "alembic stamp" in done.stderr
+    assert fleet.status()["left"]["state"] == "unversioned"
+
+
+def test_an_edited_revision_is_shown(fleet: Tree) -> None:
+    """A file that was changed after it was applied is found by its checksum; line ends do not count."""
+    fleet.atriz("migrate")
+    first, second = sorted((fleet.folders["left"] / "migrations/versions").glob("*.py"))
+    first.write_text(first.read_text() + "# changed\n")
+    second.write_bytes(second.read_bytes().replace(b"\n", b"\r\n"))
+    assert fleet.status()["left"]["edited"] == ["left0001"]
+    assert fleet.atriz("status", "--exit-code").returncode == 3
+
+
+def test_a_role_without_the_right_to_create_databases_is_told_what_to_ask_for(fleet: Tree) -> None:
+    """The message holds the two statements an administrator can run."""
+    server = fleet.server
+    role = f"poor_{fleet.suffix}"
+    with psycopg.connect(**dict(server.parameters), autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'poor'".encode())
+        try:
+            done = fleet.atriz("create", "core", PGHOST=server.parameters["host"], PGUSER=role, PGPASSWORD="poor")
+        finally:
+            connection.execute(f"DROP ROLE {role}".encode())
+    assert done.returncode == 1
+    assert f"ALTER ROLE {role} CREATEDB" in done.stderr
+
+
+def test_a_missing_database_is_named_by_verbs_that_need_it(fleet: Tree) -> None:
+    """`seed` on nothing says how to make it."""
+    done = fleet.atriz("seed", "core")
+    assert done.returncode == 1
+    assert "atriz create core" in done.stderr
+
+
+def test_a_python_error_in_a_revision_names_its_line(fleet: Tree) -> None:
+    """Not a traceback through Alembic, but the line that is wrong."""
+    fleet.revise("left", 3, body="op.create_tabel('x')")
+    done = fleet.atriz("migrate")
+    assert done.returncode == 1
+    assert "0003_left0003.py, line 11: AttributeError" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_outside_a_repository_it_says_where_it_looked(fleet: Tree) -> None:
+    """And that --root exists."""
+    done = fleet.atriz("status", "--root", "/")
+    assert done.returncode == 2
+    assert "--root" in done.stderr
+
+
+def test_an_unknown_verb_is_wrong_usage(fleet: Tree) -> None:
+    """Status 2, and the verbs there are."""
+    done = fleet.atriz("migrat")
+    assert done.returncode == 2
+    assert "migrate" in done.stderr

@@ -1,0 +1,110 @@
+"""Several runs at once, and runs that are stopped in the middle."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections import Counter
+
+import pytest
+from tree import Tree
+
+from atriz_database import lock
+
+_SLEEPING = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND query LIKE '%pg_sleep%' AND state = 'active' AND pid <> pg_backend_pid()
+"""
+
+
+def _wait_until_asleep(tree: Tree, name: str, process: subprocess.Popen[str]) -> None:
+    """Return when the revision that sleeps has begun to."""
+    while True:
+        assert process.poll() is None, process.communicate()
+        if tree.exists(name) and tree.rows(name, _SLEEPING) == [(1,)]:
+            return
+
+
+def test_eight_runs_at_once_apply_every_revision_exactly_once(fleet: Tree) -> None:
+    """Eight `setup` on nothing all succeed, and each revision has one row of history."""
+    processes = [fleet.start("setup") for _ in range(8)]
+    results = [(process.communicate(timeout=120), process.returncode) for process in processes]
+    assert [code for _, code in results] == [0] * 8, results
+    for name in fleet.folders:
+        rows = fleet.rows(name, "SELECT revision FROM atriz.history")
+        assert Counter(rows) == {(f"{name}0001",): 1, (f"{name}0002",): 1}
+
+
+def test_a_run_that_cannot_get_the_lock_says_who_holds_it(fleet: Tree) -> None:
+    """After --lock-wait it gives up with status 1, and nothing has been changed."""
+    fleet.atriz("create")
+    with lock.held(fleet.target("core")) as connection:
+        done = fleet.atriz("migrate", "core", "--lock-wait", "0.1")
+        pid = connection.info.backend_pid
+    assert done.returncode == 1
+    assert f"pid {pid} (atriz lock core" in done.stderr
+    assert "--lock-wait" in done.stderr
+    assert f"waiting for pid {pid}" in done.stdout
+    assert fleet.status()["core"]["state"] == "pending"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_cancels_rolls_back_and_says_what_was_applied(fleet: Tree, number: signal.Signals) -> None:
+    """The running statement is cancelled on the server, its revision undone, no process is left."""
+    fleet.revise("left", 3, "CREATE TABLE half (id int); SELECT pg_sleep(60)")
+    process = fleet.start("migrate")
+    _wait_until_asleep(fleet, "left", process)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "interrupted" in errors
+    assert "applied before it, and kept: 0001_left0001, 0002_left0002" in errors
+    assert "Traceback" not in errors
+    assert "left0002" in output
+    assert fleet.rows("left", "SELECT to_regclass('half')") == [(None,)]
+    query = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'atriz mi%'"
+    )
+    assert fleet.rows("left", query) == [(0,)]
+    assert fleet.status()["left"]["current"] == ["left0002"]
+
+
+def test_ctrl_c_at_a_terminal_reaches_every_process_and_still_ends_well(fleet: Tree) -> None:
+    """The whole process group gets SIGINT twice, as an impatient person gives it; the message is the same."""
+    fleet.revise("left", 3, "SELECT pg_sleep(60)")
+    process = fleet.start("migrate", start_new_session=True)
+    _wait_until_asleep(fleet, "left", process)
+    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "left" in errors
+    assert "interrupted" in errors
+    assert "Traceback" not in errors
+
+
+def test_a_killed_worker_is_reported_and_the_next_run_finishes(fleet: Tree) -> None:
+    """SIGKILL of the process that migrates: the run says so, the lock is free, nothing is half done."""
+    path = fleet.revise("left", 3, "CREATE TABLE half (id int); SELECT pg_sleep(60)")
+    process = fleet.start("migrate")
+    _wait_until_asleep(fleet, "left", process)
+    children = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True
+    )
+    for pid in children.stdout.split():
+        os.kill(int(pid), signal.SIGKILL)
+    with fleet.connect("left") as connection:
+        # The server itself only notices when the statement ends.
+        connection.execute(
+            "SELECT pg_cancel_backend(pid) FROM pg_stat_activity "
+            "WHERE query LIKE '%pg_sleep%' AND pid <> pg_backend_pid()"
+        )
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "SIGKILL" in errors
+    path.unlink()
+    fleet.revise("left", 3)
+    again = fleet.atriz("migrate")
+    assert again.returncode == 0, again.stderr
+    assert fleet.rows("left", "SELECT to_regclass('half')") == [(None,)]

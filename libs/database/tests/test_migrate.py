@@ -1,0 +1,154 @@
+"""`atriz migrate` and its kin: order, processes, what is reported when something fails."""
+
+from __future__ import annotations
+
+import json
+
+from tree import Tree
+
+
+def test_brings_every_package_to_head_core_first(fleet: Tree) -> None:
+    """Core's revisions are applied before any app's, and a second run finds nothing to do."""
+    first = fleet.atriz("migrate")
+    assert first.returncode == 0, first.stderr
+    applied = [line.split()[0] for line in first.stdout.splitlines() if "  applied  " in line]
+    assert applied[:2] == ["core", "core"]
+    assert sorted(applied[2:]) == ["left", "left", "right", "right"]
+    assert {row["state"] for row in fleet.status().values()} == {"up-to-date"}
+    second = fleet.atriz("migrate")
+    assert second.stdout.count("up to date") == 3
+    assert "nothing to do" in second.stdout
+
+
+def test_each_line_says_package_database_what_and_how_long(fleet: Tree) -> None:
+    """One line per act, plain when piped: no colour codes."""
+    line = next(
+        line for line in fleet.atriz("setup").stdout.splitlines() if line.startswith("core") and "created" in line
+    )
+    assert line.split()[:3] == ["core", fleet.database("core"), "created"]
+    assert line.endswith(" s")
+    assert "\x1b" not in line
+
+
+def test_of_one_package_includes_what_it_depends_on(fleet: Tree) -> None:
+    """`migrate left` brings core to head first and leaves right alone."""
+    assert fleet.atriz("migrate", "left").returncode == 0
+    assert {name: row["state"] for name, row in fleet.status().items()} == {
+        "core": "up-to-date",
+        "left": "up-to-date",
+        "right": "missing",
+    }
+
+
+def test_only_leaves_out_what_the_package_depends_on(fleet: Tree) -> None:
+    """`migrate left --only` touches left alone."""
+    assert fleet.atriz("migrate", "left", "--only").returncode == 0
+    assert fleet.status()["core"]["state"] == "missing"
+    assert fleet.status()["left"]["state"] == "up-to-date"
+
+
+def test_apps_run_side_by_side_in_processes_of_their_own(fleet: Tree) -> None:
+    """Two apps whose revisions wait for each other both finish: they run at the same time, in two processes."""
+    for name, mine in (("left", 1), ("right", 2)):
+        # Each shows itself by an advisory lock on the maintenance database and waits for the other's.
+        body = (
+            "import os, psycopg\n"
+            f"    c = psycopg.connect({fleet.server.text(secrets=True)!r}, autocommit=True)\n"
+            f"    c.execute('select pg_advisory_lock_shared(77, {mine})')\n"
+            "    for _ in range(100000):\n"
+            f"        n = c.execute('select count(distinct objid) from pg_locks where classid = 77').fetchone()[0]\n"
+            "        if n == 2: break\n"
+            '    c.execute("select pg_sleep(0.1)")\n'
+            f"    op.execute(f'CREATE TABLE worker_{{os.getpid()}} (id int)')"
+        )
+        fleet.revise(name, 3, body=body)
+    done = fleet.atriz("migrate")
+    assert done.returncode == 0, done.stderr
+    query = "SELECT relname FROM pg_class WHERE relname LIKE 'worker%'"
+    assert fleet.rows("left", query) != fleet.rows("right", query)
+
+
+def test_when_core_fails_the_apps_are_reported_as_not_run(fleet: Tree) -> None:
+    """Nobody's revisions run on top of a core that is not at head."""
+    fleet.revise("core", 3, "CREATE TABEL x ()")
+    done = fleet.atriz("migrate")
+    assert done.returncode == 1
+    assert "left" in done.stderr
+    assert done.stderr.count("not run: core failed") == 2
+    assert fleet.status()["left"]["state"] == "missing"
+
+
+def test_when_an_app_fails_the_others_finish_and_the_summary_tells(fleet: Tree) -> None:
+    """The failed one says which revision, why, where, and what was applied before it and kept."""
+    fleet.revise("left", 3, "CREATE TABLE good (id int);\nSELECT 1 FROM nowhere")
+    done = fleet.atriz("migrate")
+    assert done.returncode == 1
+    assert fleet.status()["right"]["state"] == "up-to-date"
+    assert fleet.status()["left"]["current"] == ["left0002"]
+    assert "0003_left0003.py, line 11" in done.stderr
+    assert 'relation "nowhere" does not exist (42P01)' in done.stderr
+    caret = done.stderr.splitlines()[done.stderr.splitlines().index("    SELECT 1 FROM nowhere") + 1]
+    assert caret == "                  ^"
+    assert "applied before it, and kept: 0001_left0001, 0002_left0002" in done.stderr
+    assert "1 failed; done: core, right" in done.stderr
+    assert fleet.rows("left", "SELECT to_regclass('good')") == [(None,)]
+
+
+def test_a_revision_and_its_history_row_are_one_transaction(fleet: Tree) -> None:
+    """Each applied revision has its row with checksum, text, duration and who; a failed one has none."""
+    fleet.revise("left", 3, "SELECT 1 FROM nowhere")
+    fleet.atriz("migrate")
+    rows = fleet.rows(
+        "left", "SELECT revision, direction, length(checksum), seconds >= 0, applied_by FROM atriz.history"
+    )
+    assert [row[:4] for row in rows] == [("left0001", "upgrade", 64, True), ("left0002", "upgrade", 64, True)]
+    assert "@" in rows[0][4]
+
+
+def test_json_is_one_document_on_stdout(fleet: Tree) -> None:
+    """A program reads what happened to each package, failures included, and nothing else is on stdout."""
+    fleet.revise("left", 3, "SELECT 1 FROM nowhere")
+    done = fleet.atriz("migrate", "--json")
+    rows = {row["package"]: row for row in json.loads(done.stdout)}
+    assert [rows[name]["state"] for name in ("core", "left", "right")] == ["done", "failed", "done"]
+    assert [act["what"] for act in rows["core"]["acts"]] == ["created", "applied", "applied"]
+    assert "nowhere" in rows["left"]["error"]
+
+
+def test_quiet_says_nothing_when_all_is_well(fleet: Tree) -> None:
+    """`--quiet` prints errors and warnings only."""
+    done = fleet.atriz("migrate", "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_one_app_alone_works_where_the_others_are_gone(tree: Tree) -> None:
+    """In a tree with core and one app, create, migrate and seed work for both."""
+    tree.add("core")
+    tree.add("left")
+    tree.seed("left", "001_rows.py", "connection.execute('INSERT INTO left_1 VALUES (1)')")
+    for arguments in (("create", "core"), ("create", "left"), ("migrate", "left"), ("seed", "core"), ("seed", "left")):
+        done = tree.atriz(*arguments)
+        assert done.returncode == 0, (arguments, done.stderr)
+    assert tree.rows("left", "SELECT * FROM left_1") == [(1,)]
+
+
+def test_production_creates_no_database_unasked(fleet: Tree) -> None:
+    """In production a missing database is an error that names the command; `create` then makes it."""
+    url = fleet.server
+    environ = {
+        "APP_ENV": "production",
+        "CORE_SHARED_DATABASE_URL": url.with_database(fleet.database("core")).text(secrets=True),
+    }
+    refused = fleet.atriz("migrate", "core", **environ)
+    assert refused.returncode == 1
+    assert "atriz create core" in refused.stderr
+    assert fleet.atriz("create", "core", **environ).returncode == 0
+    assert fleet.atriz("migrate", "core", **environ).returncode == 0
+
+
+def test_a_database_made_after_the_look_is_not_an_error(fleet: Tree) -> None:
+    """`create` on what is there says so, and is not an error."""
+    assert fleet.atriz("create").returncode == 0
+    again = fleet.atriz("create")
+    assert again.returncode == 0
+    assert again.stdout.count("there already") == 3
