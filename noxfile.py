@@ -121,7 +121,7 @@ def dev(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run all tests, on servers of their own."""
-    _run(session, "python", "-m", "pytest", "-n", "auto", "-m", "not soak", *session.posargs)
+    _run(session, "python", "-m", "pytest", "-n", "auto", "--dist", "loadgroup", "-m", "not soak", *session.posargs)
 
 
 def _tests_session(name: str, folder: Path) -> None:

@@ -108,9 +108,11 @@ def connection(package: Package, server_url: DatabaseURL, _shared: dict[str, Tar
 
     if package.name not in _shared:
         _shared[package.name] = _clone(package, server_url)
-    with databases.connect(_shared[package.name], purpose="test") as opened:
-        with opened.transaction(force_rollback=True):
-            yield opened
+    with (
+        databases.connect(_shared[package.name], purpose="test") as opened,
+        opened.transaction(force_rollback=True),
+    ):
+        yield opened
 
 
 @pytest.fixture

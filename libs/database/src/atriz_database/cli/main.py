@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,22 +31,16 @@ exit status:
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command and exit with its status."""
-    # SIGTERM means the same as Ctrl-C: cancel the statement, roll back, say what was done.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    arguments = sys.argv[1:] if arguments is None else arguments
-    status = 1
+def main(arguments: Sequence[str]) -> int:
+    """Run the command with `arguments`, and return its exit status."""
     try:
         status = _call(arguments)
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        print("atriz: interrupted", file=sys.stderr)
     except BrokenPipeError:
         # The reader went away, as in `atriz status | head -1`; there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(status)
+        status = 1
+    return status
 
 
 def _call(arguments: Sequence[str]) -> int:
@@ -100,6 +93,7 @@ def _parser(verbs: Mapping[str, Verb], only: str | None = None) -> argparse.Argu
         prog="atriz", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.set_defaults(verb=None)
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     parsers = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs", parser_class=argparse.ArgumentParser)
     for name, verb in verbs.items():
         if only is not None and name != only:
@@ -135,6 +129,15 @@ def _seconds(text: str) -> float:
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a number of seconds, 0 or more")
     return value
+
+
+class _Version(argparse.Action):
+    """Prints the version; it is looked up only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from importlib.metadata import version
+
+        parser.exit(0, f"atriz {version('atriz-database')}\n")
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):

@@ -1,0 +1,166 @@
+"""What must hold of every package with a database, whichever there are."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from pkgutil import resolve_name
+from uuid import uuid4
+
+import pytest
+import sqlalchemy
+
+from atriz_database import databases, migrations, model, pytest_plugin, verbs, workspace
+from atriz_database.settings import Target
+from atriz_database.url import DatabaseURL
+from atriz_database.workspace import Package
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = workspace.load(ROOT).packages
+
+# Everything a revision can make, in words that do not change from run to run.
+_CATALOG = r"""
+    SELECT format('table %s %s %s', c.relname, c.relkind, obj_description(c.oid, 'pg_class'))
+    FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'S')
+    UNION ALL
+    SELECT format('column %s.%s %s %s %s %s %s', a.attrelid::regclass, a.attname, format_type(a.atttypid, a.atttypmod),
+                  a.attnotnull, a.attidentity, pg_get_expr(d.adbin, d.adrelid), col_description(a.attrelid, a.attnum))
+    FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+    LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped
+    UNION ALL
+    SELECT format('constraint %s %s', conname, pg_get_constraintdef(oid))
+    FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+    UNION ALL
+    SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'
+    UNION ALL
+    SELECT pg_get_triggerdef(t.oid) FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+    WHERE NOT tgisinternal AND c.relnamespace = 'public'::regnamespace
+    UNION ALL
+    SELECT pg_get_functiondef(p.oid) FROM pg_proc p
+    WHERE pronamespace = 'public'::regnamespace
+      AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = p.oid AND d.deptype = 'e')
+    ORDER BY 1
+"""
+
+
+@pytest.fixture(params=PACKAGES, ids=lambda package: package.name)
+def package(request: pytest.FixtureRequest) -> Package:
+    """Return each package in turn."""
+    return request.param
+
+
+@pytest.fixture
+def empty(package: Package, server_url: DatabaseURL) -> Target:
+    """Return a database of the package with nothing in it."""
+    target = pytest_plugin._target(package, server_url, f"atriz_test_{package.name}_{uuid4().hex[:12]}")
+    databases.create(target)
+    yield target
+    pytest_plugin._drop(target)
+
+
+def alembic(target: Target, *arguments: str, folder: Path | None = None) -> str:
+    """Run plain ``alembic`` in the package's folder, or a copy of it, and return what it printed."""
+    package = target.package
+    # On the server that the tests use; otherwise no variable of ours is set.
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "ATRIZ", "APP_ENV"))}
+    environ |= {f"{package.prefix}_{package.variable}": target.url.text(secrets=True), "APP_ENV": "test"}
+    done = subprocess.run(
+        [sys.executable, "-m", "alembic", *arguments],
+        cwd=folder or package.folder,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def catalog(target: Target) -> list[str]:
+    """Return what is in the database."""
+    with databases.connect(target) as connection:
+        return [row[0] for row in connection.execute(_CATALOG) if "alembic_version" not in row[0]]
+
+
+def metadata(package: Package) -> sqlalchemy.MetaData:
+    """Return the package's models, by the name that its env.py gives."""
+    text = (package.folder / "migrations" / "env.py").read_text()
+    return resolve_name(text.partition('run("')[2].partition('"')[0])
+
+
+def test_has_one_head(package: Package) -> None:
+    """Two branches that each added a revision are found here, before they are deployed."""
+    assert verbs.read(package).single_head()
+
+
+def test_every_revision_goes_up_down_and_up(package: Package, empty: Target) -> None:
+    """Each down leaves the catalog as it was before its up, and the second way up ends where the first did."""
+    files = verbs.read(package)
+    before = {}
+    for revision in files.pending(()):
+        before[revision] = catalog(empty)
+        alembic(empty, "upgrade", revision)
+    top = catalog(empty)
+    for revision in reversed(files.pending(())):
+        alembic(empty, "downgrade", "-1")
+        assert catalog(empty) == before[revision], revision
+    migrations.upgrade(migrations.Run(empty))
+    assert catalog(empty) == top
+
+
+def test_models_and_database_agree(package: Package, database: Target) -> None:
+    """`alembic check` finds no drift, partitions made since included."""
+    if package.name == "mextrack":
+        from datetime import date
+
+        from mextrack.partitions import make_months
+
+        with databases.connect(database) as connection:
+            assert make_months(connection, 2, date(2026, 11, 23))
+    assert "No new upgrade operations detected" in alembic(database, "check")
+
+
+def test_plain_alembic_reads_and_writes(package: Package, database: Target, tmp_path: Path) -> None:
+    """Current and history answer; a revision from the difference, right after a migration, is empty."""
+    head = verbs.read(package).single_head()
+    assert f"{head} (head)" in alembic(database, "current")
+    assert head in alembic(database, "history")
+    # In a copy: other tests read the folder at the same time.
+    folder = tmp_path / package.folder.relative_to(ROOT)
+    shutil.copytree(package.folder, folder)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    versions = folder / "migrations" / "versions"
+    present = set(versions.glob("*.py"))
+    alembic(database, "revision", "--autogenerate", "-m", "nothing new", folder=folder)
+    (written,) = set(versions.glob("*.py")) - present
+    assert written.name.endswith("_nothing_new.py")
+    assert written.name[:12].isdigit()
+    assert "op." not in written.read_text().replace("import op", "")
+
+
+def test_every_table_and_column_has_a_comment(package: Package) -> None:
+    """Whoever looks into the database with psql finds what a thing means."""
+    for table in metadata(package).tables.values():
+        assert table.comment, table
+        assert [column.name for column in table.columns if not column.comment] == [], table
+
+
+def test_every_user_id_of_an_app_is_a_declared_and_indexed_reference(package: Package) -> None:
+    """What refers to a user across databases can be listed by tools, and looked up by an index."""
+    if package.name == "core":
+        return
+    models = metadata(package)
+    declared = {(each.table, each.column): each for each in model.references(models)}
+    for table in models.tables.values():
+        for column in table.columns:
+            if column.name == "user_id":
+                target = declared[table.name, column.name]
+                assert (target.target_package, target.target_table, target.target_column) == ("core", "users", "id")
+                first = [next(iter(index.columns)) for index in table.indexes]
+                first += [next(iter(key.columns)) for key in table.constraints if getattr(key, "columns", ())]
+                assert column in first, f"{table}.{column.name} is not indexed"
+    assert declared or package.name not in ("atriz", "pshop", "mextrack")
