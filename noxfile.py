@@ -51,7 +51,7 @@ signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 def _manifests() -> list[Path]:
     workspace = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]["workspace"]
-    return sorted(path for pattern in workspace["members"] for path in ROOT.glob(f"{pattern}/pyproject.toml"))
+    return [path for pattern in workspace["members"] for path in sorted(ROOT.glob(f"{pattern}/pyproject.toml"))]
 
 
 MEMBERS = {path.parent.name: path for path in _manifests()}
@@ -121,7 +121,7 @@ def dev(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run all tests, on servers of their own."""
-    _run(session, "python", "-m", "pytest", "-n", "auto", "--dist", "loadgroup", "-m", "not soak", *session.posargs)
+    _run(session, "python", "-m", "pytest", "-n", "auto", "--dist", "loadfile", "-m", "not soak", *session.posargs)
 
 
 def _tests_session(name: str, folder: Path) -> None:

@@ -90,8 +90,12 @@ def test_shows_a_failed_revision_in_one_message(created: Tree) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_offline_sql_holds_the_history_rows(created: Tree) -> None:
-    """SQL for a DBA (`--sql`) records what it does, and needs no server."""
+@pytest.mark.parametrize("labelled", [True, False])
+def test_offline_sql_holds_the_history_rows(created: Tree, labelled: bool) -> None:
+    """SQL for a DBA (`--sql`) needs no server, runs on an empty database too, and records what it does."""
+    if not labelled:
+        with created.connect("left") as connection:
+            connection.execute("DROP SCHEMA atriz CASCADE")
     done = created.alembic("left", "upgrade", "head", "--sql", PGHOST="192.0.2.1")
     assert done.returncode == 0, done.stderr
     assert "CREATE TABLE left_1" in done.stdout

@@ -8,6 +8,9 @@ import psycopg
 import pytest
 from tree import Tree
 
+from atriz_database import databases
+from atriz_database.errors import ServerError
+
 
 def free_port() -> int:
     """Return a port of loopback that nothing listens on."""
@@ -19,6 +22,7 @@ def free_port() -> int:
 def test_a_server_that_is_down_is_waited_for_and_then_named(fleet: Tree) -> None:
     """After --wait seconds: where it looked, where the setting came from, what to do."""
     port = free_port()
+    fleet.environ = {name: value for name, value in fleet.environ.items() if not name.startswith("PG")}
     (fleet.root / ".env").write_text(f"PGHOST=127.0.0.1\nPGPORT={port}\nPGUSER=nobody\nPGPASSWORD='s3cr%t'\n")
     done = fleet.atriz("migrate", "--wait", "0.5")
     assert done.returncode == 1
@@ -187,3 +191,38 @@ def test_an_unknown_verb_is_wrong_usage(fleet: Tree) -> None:
     done = fleet.atriz("migrat")
     assert done.returncode == 2
     assert "migrate" in done.stderr
+
+
+def test_a_server_that_is_too_old_is_refused(fleet: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The version found, the version needed, and which server it is."""
+    monkeypatch.setattr(databases, "OLDEST_VERSION", 99)
+    with pytest.raises(ServerError, match=r"is on PostgreSQL \d\d \(postgresql://.*PostgreSQL 99 or newer is needed"):
+        databases.maintenance(fleet.target("core"))
+
+
+def test_a_fault_in_a_plain_sql_revision_names_the_line_of_the_sql_file(fleet: Tree) -> None:
+    """Line and caret are those of the .sql file, comments counted; what stood before it is undone."""
+    path = fleet.revise("left", 3)
+    path.write_text(
+        'from atriz_database.migrations import sql_file\n\nrevision = "left0003"\ndown_revision = "left0002"\n\n'
+        "upgrade, downgrade = sql_file(__file__)\n"
+    )
+    body = "-- A comment: 100% literal, :name too.\nCREATE TABLE good (id int);\n\nSELECT 1 FROM nowhere;\n"
+    path.with_suffix(".sql").write_text(f"-- migrate:up\n{body}-- migrate:down\nDROP TABLE good;\n")
+    done = fleet.atriz("migrate", "left")
+    assert done.returncode == 1
+    assert f"{path.with_suffix('.sql')}, line 5: relation" in done.stderr
+    assert "    SELECT 1 FROM nowhere;\n                  ^" in done.stderr
+    assert fleet.rows("left", "SELECT to_regclass('good')") == [(None,)]
+
+
+def test_a_plain_sql_revision_without_its_file_is_named(fleet: Tree) -> None:
+    """So is one whose file lacks a part."""
+    path = fleet.revise("left", 3)
+    path.write_text(
+        'from atriz_database.migrations import sql_file\n\nrevision = "left0003"\ndown_revision = "left0002"\n\n'
+        "upgrade, downgrade = sql_file(__file__)\n"
+    )
+    assert f"{path.with_suffix('.sql')}, the body" in fleet.atriz("migrate", "left").stderr
+    path.with_suffix(".sql").write_text("CREATE TABLE x ()")
+    assert "needs a line `-- migrate:up`" in fleet.atriz("migrate", "left").stderr

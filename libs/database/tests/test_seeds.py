@@ -28,8 +28,8 @@ def test_each_file_has_a_line_with_what_the_server_counted(left: Tree) -> None:
         "    connection.execute('INSERT INTO named VALUES (%s) ON CONFLICT DO NOTHING', [name])",
     )
     lines = [line for line in left.atriz("seed").stdout.splitlines() if "seeded" in line]
-    assert "001_a named 2" in lines[0]
-    assert "002_b left_1 1" in lines[1]
+    assert "001_a: named 2" in lines[0]
+    assert "002_b: left_1 1" in lines[1]
     again = left.atriz("seed").stdout
     assert again.count("nothing new") == 2
 

@@ -77,8 +77,8 @@ def test_password_pasted_without_encoding_is_refused_or_stays_whole(password: st
     [
         ("", "is blank"),
         ("  \n", "is blank"),
-        ("localhost:5432/mextrack_db", "is not a URL"),
-        ("host=localhost dbname=x", "is not a URL"),
+        ("localhost:5432/mextrack_db", "is not a URL; it should look like"),
+        ("host=localhost dbname=x", "is not a URL; it should look like"),
         ("mysql://h/x", "not a URL of PostgreSQL (it begins with mysql)"),
         ("postgresql+asyncpg://h/x", "it begins with postgresql+asyncpg"),
         ("ann:hunter2://h/x", "it begins with another scheme"),
@@ -167,6 +167,23 @@ def test_place_tells_databases_apart_whoever_signs_in(one: str, other: str, same
 )
 def test_server_is_local_by_socket_or_loopback_only(text: str, local: bool) -> None:
     assert DatabaseURL.parse(text).is_local is local
+
+
+@pytest.mark.parametrize(
+    ("parameters", "text"),
+    [
+        ({"host": "/run/pg", "port": "6432"}, "postgresql:///x?host=/run/pg&port=6432"),
+        ({"host": "/run/pg", "user": "ann"}, "postgresql://ann@/x?host=/run/pg"),
+        ({"host": "@atriz"}, "postgresql:///x?host=%40atriz"),
+        ({"host": "a,b", "port": "1,2"}, "postgresql:///x?host=a%2Cb&port=1%2C2"),
+        ({"host": "::1", "port": "6432"}, "postgresql://[::1]:6432/x"),
+        ({"host": "a/b"}, "postgresql://a%2Fb/x"),
+        ({"port": "6432"}, "postgresql://:6432/x"),
+        ({"password": SECRET}, "postgresql://:***@/x"),
+    ],
+)
+def test_url_is_shown_in_the_form_that_people_know(parameters: dict[str, str], text: str) -> None:
+    assert str(DatabaseURL({**parameters, "dbname": "x"})) == text
 
 
 def test_another_database_on_the_same_server_keeps_everything_else() -> None:

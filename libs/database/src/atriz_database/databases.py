@@ -177,8 +177,9 @@ def _is_there(target: Target) -> bool | None:
 
 
 def _text(error: psycopg.Error) -> str:
-    """Return what the server said, on one line."""
-    return " / ".join(line.strip() for line in str(error).splitlines() if line.strip()).rstrip(".")
+    """Return what the server said, on one line, without libpq's question whether there is a server."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return " / ".join(line for line in lines if line and not line.endswith("?")).rstrip(".")
 
 
 Notify = Callable[[str], None]

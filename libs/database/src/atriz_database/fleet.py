@@ -27,8 +27,9 @@ from atriz_database.errors import AtrizError
 from atriz_database.settings import Target
 
 # After fork, what the parent has imported is there at once. macOS's own libraries do not survive a fork.
+_FORKS = sys.platform == "linux"
 _PROCESSES: ForkContext | SpawnContext = (
-    multiprocessing.get_context("fork") if sys.platform == "linux" else multiprocessing.get_context("spawn")
+    multiprocessing.get_context("fork") if _FORKS else multiprocessing.get_context("spawn")
 )
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # What a worker gets to cancel its statement and roll back, before it is killed.
@@ -42,13 +43,13 @@ class Act:
     package: str
     database: str
     what: str
-    """A verb in the past: ``created``, ``applied``, ``seeded``; or ``waiting`` and the like for a notice."""
+    """A verb in the past: ``created``, ``applied``, ``seeded``; for a notice what takes a while."""
     subject: str = ""
     """What it was done to, if not the database: a revision's or a file's name."""
     detail: str = ""
     seconds: float = 0.0
     kind: str = "act"
-    """``act``, ``notice`` (something takes a while) or ``warning``."""
+    """``act``; ``warning``; ``notice``, a wait that everybody should know of; ``progress``, for a terminal only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,7 @@ def run(
                 elif reason is not None:
                     finish(Outcome(name, target.database, "failed", error=str(reason), status=reason.status))
                 else:
-                    worker = _start(target, task)
+                    worker = _start(target, task, list(workers))
                     workers[worker.pipe] = worker
             for worker in _step(workers, report):
                 finish(_outcome(worker))
@@ -139,15 +140,20 @@ def _is_bad(outcome: Outcome | None) -> bool:
     return outcome is not None and outcome.state != "done"
 
 
-def _start(target: Target, task: Task) -> _Worker:
+def _start(target: Target, task: Task, others: list[Connection]) -> _Worker:
     ours, theirs = _PROCESSES.Pipe(duplex=False)
-    process = _PROCESSES.Process(target=_work, args=(target, task, theirs), name=f"atriz {target.package.name}")
+    # A forked child has the parent's ends of all pipes as well. It closes them: with one of them open somewhere, a
+    # worker whose parent is gone would never learn it.
+    inherited = [ours, *others] if _FORKS else []
+    process = _PROCESSES.Process(
+        target=_work, args=(target, task, theirs, inherited), name=f"atriz {target.package.name}"
+    )
     # A signal between the fork and the worker's own handlers would end it in the parent's.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    _mask_signals(block=True)
     try:
         process.start()
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        _mask_signals(block=False)
     theirs.close()
     return _Worker(target, process, ours, time.perf_counter())
 
@@ -162,11 +168,12 @@ def _step(workers: dict[Connection, _Worker], report: Report) -> Iterator[_Worke
         except EOFError:
             said = None
         if isinstance(said, Act):
-            if said.kind != "notice":
+            if said.kind in ("act", "warning"):
                 worker.acts.append(said)
             report(said)
             continue
         worker.outcome = said
+        report(Act(worker.target.package.name, worker.target.database, "", kind="progress"))
         worker.process.join()
         del workers[pipe]
         yield worker
@@ -198,13 +205,15 @@ def _outcome(worker: _Worker) -> Outcome:
     return Outcome(said.package, said.database, said.state, tuple(worker.acts), said.error, seconds, said.status)
 
 
-def _work(target: Target, task: Task, pipe: Connection) -> None:
+def _work(target: Target, task: Task, pipe: Connection, inherited: Sequence[Connection]) -> None:
     """Run the task in this process, new and its own, and send what it does and how it ends."""
     name, database = target.package.name, target.database
+    for each in inherited:
+        each.close()
     try:
         for number in _SIGNALS:
             signal.signal(number, _interrupt)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        _mask_signals(block=False)
         task(target, pipe.send)
         outcome = Outcome(name, database, "done")
     except KeyboardInterrupt:
@@ -225,6 +234,11 @@ def _work(target: Target, task: Task, pipe: Connection) -> None:
         outcome = Outcome(name, database, "failed", error=text, status=1)
     with _ignored_signals(), suppress(BrokenPipeError):
         pipe.send(outcome)
+
+
+def _mask_signals(*, block: bool) -> None:
+    if hasattr(signal, "pthread_sigmask"):  # Windows has none, and no fork either.
+        signal.pthread_sigmask(signal.SIG_BLOCK if block else signal.SIG_UNBLOCK, _SIGNALS)
 
 
 def _interrupt(number: int, frame: object) -> None:

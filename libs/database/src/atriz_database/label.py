@@ -14,7 +14,7 @@ from atriz_database.settings import ENVIRONMENTS, Target
 SCHEMA = "atriz"
 
 # Written to be run again on a database that has it: the run holds the database's lock.
-_TABLES = f"""
+TABLES = f"""
 CREATE SCHEMA IF NOT EXISTS atriz;
 CREATE TABLE IF NOT EXISTS atriz.label (
     one_row boolean PRIMARY KEY DEFAULT true CHECK (one_row),
@@ -112,7 +112,7 @@ def prepare(connection: Connection, target: Target) -> None:
         return
     with connection.transaction():
         connection.execute("SET LOCAL client_min_messages = warning")
-        connection.execute(_TABLES.encode())
+        connection.execute(TABLES.encode())
         label = wanted(target)
         connection.execute(
             "INSERT INTO atriz.label (package, environment) VALUES (%s, %s)", [label.package, label.environment]

@@ -227,6 +227,8 @@ def _offline(folder: Path) -> None:
         on_version_apply=journal.record,
     )
     with context.begin_transaction():
+        # What the history rows go into. The label is left to the first run that knows the environment.
+        context.static_output(label.TABLES)
         context.run_migrations()
 
 

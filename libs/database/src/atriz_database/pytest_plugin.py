@@ -54,10 +54,17 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def server_home(request: pytest.FixtureRequest) -> Path:
     """Return the home of the run's own embedded server, for ATRIZ_SERVER_HOME; running, whatever PG* say."""
+    import psycopg
+
     from atriz_database import server
 
     home = request.config.stash[_HOME]
-    server.start(_server_in(home))
+    own = _server_in(home)
+    if server.start(own):
+        # It is thrown away with the run, so that nothing of it has to outlive a power failure.
+        with psycopg.connect(own.url.text(secrets=True), autocommit=True) as connection:
+            connection.execute("ALTER SYSTEM SET fsync = off")
+            connection.execute("SELECT pg_reload_conf()")
     return home
 
 

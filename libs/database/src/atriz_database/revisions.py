@@ -184,9 +184,10 @@ def _revision(path: Path, text: bytes) -> Revision:
             raise RevisionError(f'{path} has no line {name} = "…". Add one, or move the file out of the folder.')
     id_, down = values["revision"], values["down_revision"]
     downs = () if down is None else down if isinstance(down, tuple | list) else (down,)
-    if not all(isinstance(each, str) and each for each in (id_, *downs)):
+    ids = [each for each in (id_, *downs) if isinstance(each, str) and each]
+    if len(ids) != 1 + len(downs):
         raise Undecided(path)
-    return Revision(id_, tuple(downs), path)
+    return Revision(ids[0], tuple(ids[1:]), path)
 
 
 def _header(path: Path, text: bytes) -> dict[str, object]:
@@ -217,7 +218,9 @@ def check_syntax(path: Path) -> None:
 
 def syntax_error(path: Path, error: SyntaxError) -> RevisionError:
     """Return the error to raise for a revision file that Python cannot parse, with the line and a caret."""
-    line = (error.text or "").rstrip("\n")
+    if not error.text:  # There is no line to show where the whole file is no text, or of an unknown encoding.
+        return RevisionError(f"{path} cannot be read as Python: {error.msg}.")
+    line = error.text.rstrip("\n")
     caret = " " * max((error.offset or 1) - 1, 0) + "^"
     return RevisionError(f"{path}, line {error.lineno}: {error.msg}\n    {line}\n    {caret}")
 
@@ -242,7 +245,7 @@ def _assigned(tree: ast.Module, path: Path) -> dict[str, object]:
 
 
 def _binds(statement: ast.stmt) -> bool:
-    """Whether a statement other than a plain assignment may give one of the names a value: a tuple, an if, an import."""
+    """Whether a statement that is no plain assignment may give a name its value: a tuple, an if, an import."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return False
     return any(

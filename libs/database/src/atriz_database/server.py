@@ -11,10 +11,8 @@ PostgreSQL refuses to run as root. Where root calls, the server runs as a system
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
-import pwd
 import shutil
 import signal
 import socket
@@ -25,11 +23,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from atriz_database import settings
 from atriz_database.errors import ServerError
 from atriz_database.url import DatabaseURL
+
+# Not on Windows, where the verbs work with a server that is named.
+if TYPE_CHECKING or sys.platform != "win32":
+    import fcntl
+    import pwd
 
 _PORT = 5432
 _PLATFORMS = ("linux", "darwin")
@@ -118,6 +121,11 @@ def start(server: Server, notify: Callable[[str], None] = lambda text: None) -> 
     """
     if server.answers():
         _check_socket_folder(server)
+        if not server.data.exists():
+            raise ServerError(
+                f"The embedded server runs, but its data in {server.data} is gone. It ends by itself within a minute; "
+                "run this again then, and a new one is made."
+            )
         return False
     with _locked(server):
         if server.answers():
@@ -167,7 +175,7 @@ def _make(server: Server, programs: Path) -> None:
             # The same order of letters on every machine, whatever locales it has.
             *("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"),
             *("--set", "listen_addresses=", "--set", "unix_socket_permissions=0700"),
-            *("--set", "timezone=UTC", "--set", "log_timezone=UTC"),
+            *("--set", "max_connections=200", "--set", "timezone=UTC", "--set", "log_timezone=UTC"),
         ],
     )
     if done.returncode != 0:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 from atriz_database import databases, fleet, label, lock, revisions, server, settings
@@ -261,14 +262,21 @@ def _create(options: Options, target: Target, report: Report) -> None:
     report(Act(target.package.name, target.database, what, seconds=time.perf_counter() - started))
 
 
-def _migrate(options: Options, target: Target, report: Report) -> None:
+def _migrate(options: Options, pending: int, target: Target, report: Report) -> None:
     from atriz_database import migrations
 
-    def applied(each: migrations.Applied) -> None:
-        act = Act(target.package.name, target.database, "applied", each.title, each.revision, each.seconds)
-        report(act)
+    name, database = target.package.name, target.database
+    done = count(1)
 
+    def applied(each: migrations.Applied) -> None:
+        report(Act(name, database, "applied", each.title, each.revision, each.seconds))
+        report(Act(name, database, f"{next(done)} of {pending} revisions", kind="progress"))
+
+    report(Act(name, database, f"0 of {pending} revisions", kind="progress"))
     migrations.upgrade(migrations.Run(target, options.lock_wait, _noticing(target, report), applied))
+    if next(done) == 1:
+        # Another run did it while this one waited.
+        report(Act(name, database, "up to date"))
 
 
 def _seed(options: Options, target: Target, report: Report) -> None:
@@ -282,18 +290,19 @@ def _seed(options: Options, target: Target, report: Report) -> None:
     if not seeds.files(target.package.folder / "seeds"):
         report(Act(name, database, "not seeded", detail="it has no seed files"))
         return
+    report(Act(name, database, "seeding", kind="progress"))
     for seeded in seeds.seed(target, lock_wait=options.lock_wait, notify=_noticing(target, report)):
         report(Act(name, database, "seeded", seeded.file, str(seeded), seeded.seconds))
 
 
 def _bring_up(options: Options, looks: Mapping[str, Look], seeding: bool, target: Target, report: Report) -> None:
-    state = looks[target.package.name].state
+    state, pending = looks[target.package.name].state, len(looks[target.package.name].pending)
     if state == "missing":
         _create(options, target, report)
     if state == "up-to-date":
         report(Act(target.package.name, target.database, "up to date"))
     else:
-        _migrate(options, target, report)
+        _migrate(options, pending, target, report)
     if seeding:
         _seed(options, target, report)
 

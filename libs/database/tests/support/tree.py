@@ -173,4 +173,4 @@ class Tree:
 
 def clean_environment(home: Path) -> dict[str, str]:
     """Return a process environment that names no server and says nothing of an environment."""
-    return {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}
+    return {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8"}

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 _STYLES = {"failed": "bold red", "interrupted": "bold red", "not run": "yellow", "not seeded": "yellow"}
+# Where the durations stand, unless a line is longer.
+_LINE = 100
 _QUIET_WORDS = ("up to date", "there already")
 
 
@@ -35,6 +37,7 @@ class Output:
         self._started = time.perf_counter()
         self._widths = (8, 12)
         self._live: Live | None = None
+        self._under_way: dict[str, str] = {}
         self._console: Console | None = None
         if not as_json and not quiet and sys.stdout.isatty():
             # Loaded for a terminal only: a pipe has no use for what it costs.
@@ -59,10 +62,14 @@ class Output:
             return
         if self._quiet:
             return
-        if act.kind == "notice" and self._console is not None:
-            self._show(f"{act.package or act.database}: {act.what} …")
+        if act.kind in ("notice", "progress") and self._console is not None:
+            self._show(act.package, act.what)
             return
-        words = " ".join(word for word in (act.subject, act.detail) if word)
+        if act.kind == "progress":
+            return
+        words = ": ".join(word for word in (act.subject, act.detail) if word)
+        if self._under_way:
+            self._show(act.package, "")
         self._line(act.package, act.database, act.what, words, act.seconds)
 
     def finish(self, outcomes: Sequence[Outcome]) -> int:
@@ -125,7 +132,7 @@ class Output:
         took = f"{seconds:.2f} s" if seconds >= 0.005 else ""
         if self._console is None:
             line = f"{package:<{first}}  {database:<{second}}  {what:<10}  {words}"
-            print(f"{line:<88}  {took:>7}".rstrip() if took else line.rstrip(), flush=True)
+            print(f"{line:<{_LINE}}  {took:>7}".rstrip() if took else line.rstrip(), flush=True)
             return
         from rich.text import Text
 
@@ -134,18 +141,23 @@ class Output:
             (f"{package:<{first}}  ", "bold"), (f"{database:<{second}}  ", ""), (f"{what:<10}  ", style), words
         )
         if took:
-            text.pad_right(max(88 - text.cell_len, 0))
+            text.pad_right(max(_LINE - text.cell_len, 0))
             text.append(f"  {took:>7}", "dim")
         self._console.print(text)
 
-    def _show(self, text: str) -> None:
+    def _show(self, package: str, what: str) -> None:
         """Show on a terminal what is under way, without the thread that rich would start: workers are forked."""
         from rich.live import Live
+        from rich.text import Text
 
         if self._live is None:
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
             self._live.start()
-        self._live.update(text, refresh=True)
+        self._under_way.pop(package, None)
+        if what:
+            self._under_way[package] = what
+        line = "   ".join(f"{name}: {doing} …" for name, doing in self._under_way.items())
+        self._live.update(Text(line, style="dim"), refresh=True)
 
     def _failure(self, outcome: Outcome) -> str:
         done = [act for act in outcome.acts if act.what == "applied"]
@@ -158,7 +170,7 @@ class Output:
         parts = []
         for what, noun in (("created", "database"), ("applied", "revision"), ("seeded", "seed file")):
             if count := whats.pop(what, 0):
-                parts.append(f"{count} {noun}{'s' if count != 1 else ''} {what}")
+                parts.append(f"{count} {noun}{'s' if count != 1 else ''} {'run' if what == 'seeded' else what}")
         # Verbs that packages add have words of their own.
         parts += [f"{count} {what}" for what, count in whats.items() if what not in _QUIET_WORDS]
         states = Counter(outcome.state for outcome in outcomes)

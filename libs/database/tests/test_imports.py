@@ -1,0 +1,67 @@
+"""What each entry loads, in a process of its own: an application never pays for Alembic, a look not for SQLAlchemy."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import atriz_database
+
+WATCHED = {"alembic", "sqlalchemy", "psycopg", "rich", "dotenv", "pytest"}
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Return which of the watched libraries a fresh Python has after `statement`."""
+    program = f"{statement}\nimport sys\nprint(*sorted({WATCHED!r} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("statement", "loaded"),
+    [
+        ("import atriz_database", set()),
+        ("import atriz_database; dir(atriz_database)", set()),
+        ("from atriz_database import AtrizError, Package, Workspace", set()),
+        ("from atriz_database import DatabaseURL, Target, resolve", set()),
+        ("import atriz_database.graph, atriz_database.revisions", set()),
+        ("from atriz_database import reference, references, NAMING_CONVENTION", {"sqlalchemy"}),
+        ("from atriz_database import Reference", {"sqlalchemy"}),
+        ("import atriz_database.look", {"psycopg"}),
+        ("import atriz_database.pytest_plugin", {"pytest"}),
+    ],
+)
+def test_entry_loads_what_it_needs_and_no_more(statement: str, loaded: set[str]) -> None:
+    assert loaded_by(statement) == loaded
+
+
+@pytest.mark.parametrize(
+    "module", ["look", "verbs", "fleet", "server", "databases", "label", "lock", "seeds", "cli.main", "cli.builtin"]
+)
+def test_administration_loads_neither_alembic_nor_sqlalchemy_nor_rich(module: str) -> None:
+    assert not loaded_by(f"import atriz_database.{module}") & {"alembic", "sqlalchemy", "rich"}
+
+
+def test_migrations_is_the_only_module_that_loads_alembic() -> None:
+    names = [each.name for each in pkgutil.walk_packages(atriz_database.__path__, "atriz_database.")]
+    others = [name for name in names if not name.endswith((".migrations", ".__main__"))]
+    assert "atriz_database.cli.main" in others
+    assert "alembic" not in loaded_by(f"import {', '.join(others)}")
+    assert "alembic" in loaded_by("import atriz_database.migrations")
+
+
+def test_every_public_name_is_there_and_comes_from_the_module_it_belongs_to() -> None:
+    for name in atriz_database.__all__:
+        assert getattr(atriz_database, name) is not None
+    assert atriz_database.resolve is importlib.import_module("atriz_database.settings").resolve
+    assert dir(atriz_database) == sorted(atriz_database.__all__)
+
+
+def test_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'resolv'"):
+        atriz_database.resolv  # noqa: B018
