@@ -33,8 +33,16 @@ VERBS = {
         "Bring every database to head, core first, the apps side by side.",
         "Bring {} to head, and before it what it depends on.",
     ),
-    "seed": ("Run all seed files; skipped in production.", "Run the seed files of {}; skipped in production."),
+    "rollback": ("Needs a package: nox -s rollback:PACKAGE.", "Undo the newest revision of {}; -- --count N for more."),
     "status": ("Show where every database stands against the code.", "Show where the database of {} stands."),
+    "plan": ("Show what migrate would do, revision by revision.", "Show what migrate would do to {}."),
+    "new": ("Needs a package: nox -s new:PACKAGE.", 'Write a revision of {}: -- "what it does".'),
+    "seed": ("Run all seed files; skipped in production.", "Run the seed files of {}; skipped in production."),
+    "clean": ("Empty every table; structure and history stay.", "Empty every table of {}; structure and history stay."),
+    "reset": (
+        "Drop, create, migrate and seed everything; asks first.",
+        "Drop, create, migrate and seed {}; asks first.",
+    ),
     "env": ("Show every setting and where it comes from.", "Show the settings of {} and where they come from."),
 }
 WHOLE_VERBS = {
@@ -60,23 +68,27 @@ PACKAGES = [name for name, path in MEMBERS.items() if "[tool.atriz.database]" in
 
 def _environment(session: nox.Session) -> None:
     """Make `.venv` with every member editable, if the manifests or the lock have changed since it was made."""
-    digest = hashlib.sha256(sys.version.encode())
+    # An environment belongs to its place and its Python: for another of either it is made anew.
+    base = f"{sys.version}\n{VENV}\n"
+    digest = hashlib.sha256(base.encode())
     for path in (ROOT / "pyproject.toml", LOCK, *MEMBERS.values()):
         digest.update(str(path).encode() + path.read_bytes())
-    stamp = VENV / "made-from"
+    made_by, made_from = VENV / "made-by", VENV / "made-from"
     with filelock.FileLock(ROOT / ".venv.lock"):
-        if stamp.is_file() and stamp.read_text() == digest.hexdigest():
+        whole = (PROGRAMS / "python").exists() and made_by.is_file() and made_by.read_text() == base
+        if whole and made_from.is_file() and made_from.read_text() == digest.hexdigest():
             return
         session.log("making .venv")
-        if not PROGRAMS.is_dir():
-            _uv(session, "venv", "--quiet", "--allow-existing", "--python", sys.executable, str(VENV))
+        if not whole:
+            _uv(session, "venv", "--quiet", "--clear", "--python", sys.executable, str(VENV))
+            made_by.write_text(base)
         members = VENV / "members.txt"
         members.write_text("".join(f"-e {path.parent.as_posix()}\n" for path in MEMBERS.values()))
         _uv(session, "pip", "sync", "--quiet", "--compile-bytecode", str(LOCK), str(members))
         # uv compiles what it installs, and the members stay where they are.
         sources = [str(path.parent / "src") for path in MEMBERS.values()]
         session.run(str(PROGRAMS / "python"), "-m", "compileall", "-q", *sources, external=True, silent=True)
-        stamp.write_text(digest.hexdigest())
+        made_from.write_text(digest.hexdigest())
 
 
 def _uv(session: nox.Session, *arguments: str) -> None:

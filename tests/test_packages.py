@@ -13,38 +13,13 @@ from uuid import uuid4
 import pytest
 import sqlalchemy
 
-from atriz_database import databases, migrations, model, pytest_plugin, verbs, workspace
+from atriz_database import catalog, databases, drift, migrations, model, pytest_plugin, verbs, workspace
 from atriz_database.settings import Target
 from atriz_database.url import DatabaseURL
 from atriz_database.workspace import Package
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = workspace.load(ROOT).packages
-
-# Everything a revision can make, in words that do not change from run to run.
-_CATALOG = r"""
-    SELECT format('table %s %s %s', c.relname, c.relkind, obj_description(c.oid, 'pg_class'))
-    FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'S')
-    UNION ALL
-    SELECT format('column %s.%s %s %s %s %s %s', a.attrelid::regclass, a.attname, format_type(a.atttypid, a.atttypmod),
-                  a.attnotnull, a.attidentity, pg_get_expr(d.adbin, d.adrelid), col_description(a.attrelid, a.attnum))
-    FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
-    LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-    WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped
-    UNION ALL
-    SELECT format('constraint %s %s', conname, pg_get_constraintdef(oid))
-    FROM pg_constraint WHERE connamespace = 'public'::regnamespace
-    UNION ALL
-    SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'
-    UNION ALL
-    SELECT pg_get_triggerdef(t.oid) FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
-    WHERE NOT tgisinternal AND c.relnamespace = 'public'::regnamespace
-    UNION ALL
-    SELECT pg_get_functiondef(p.oid) FROM pg_proc p
-    WHERE pronamespace = 'public'::regnamespace
-      AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = p.oid AND d.deptype = 'e')
-    ORDER BY 1
-"""
 
 
 @pytest.fixture(params=PACKAGES, ids=lambda package: package.name)
@@ -80,10 +55,10 @@ def alembic(target: Target, *arguments: str, folder: Path | None = None) -> str:
     return done.stdout
 
 
-def catalog(target: Target) -> list[str]:
-    """Return what is in the database."""
+def contents(target: Target) -> catalog.Catalog:
+    """Return what is in the database; an extension stays where a revision has brought it."""
     with databases.connect(target) as connection:
-        return [row[0] for row in connection.execute(_CATALOG) if "alembic_version" not in row[0]]
+        return {key: text for key, text in catalog.read(connection).items() if key[0] != "extension"}
 
 
 def metadata(package: Package) -> sqlalchemy.MetaData:
@@ -102,14 +77,14 @@ def test_every_revision_goes_up_down_and_up(package: Package, empty: Target) -> 
     files = verbs.read(package)
     before = {}
     for revision in files.pending(()):
-        before[revision] = catalog(empty)
+        before[revision] = contents(empty)
         alembic(empty, "upgrade", revision)
-    top = catalog(empty)
+    top = contents(empty)
     for revision in reversed(files.pending(())):
         alembic(empty, "downgrade", "-1")
-        assert catalog(empty) == before[revision], revision
+        assert contents(empty) == before[revision], revision
     migrations.upgrade(migrations.Run(empty))
-    assert catalog(empty) == top
+    assert contents(empty) == top
 
 
 def test_models_and_database_agree(package: Package, database: Target) -> None:
@@ -122,6 +97,7 @@ def test_models_and_database_agree(package: Package, database: Target) -> None:
         with databases.connect(database) as connection:
             assert make_months(connection, 2, date(2026, 11, 23))
     assert "No new upgrade operations detected" in alembic(database, "check")
+    assert drift.models(database, metadata(package)) == []
 
 
 def test_plain_alembic_reads_and_writes(package: Package, database: Target, tmp_path: Path) -> None:

@@ -26,10 +26,11 @@ def tree(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Tree]:
     else:
         environ |= {name: value for name, value in os.environ.items() if name.startswith("PG")}
     made = Tree(root, environ, uuid.uuid4().hex[:8])
+    server = made.server
     yield made
     if not made.folders:
         return
-    with psycopg.connect(**dict(made.server.parameters), autocommit=True) as connection:
+    with psycopg.connect(**dict(server.parameters), autocommit=True) as connection:
         for name in made.folders:
             # A failed test may have left a process that is still at work.
             query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"

@@ -9,7 +9,6 @@ import pytest
 
 from atriz_database import workspace
 from atriz_database.errors import WorkspaceError
-from atriz_database.workspace import Package
 
 Add = Callable[..., Path]
 
@@ -48,7 +47,9 @@ def test_packages_come_in_the_order_in_which_they_need_one_another(root: Path, a
     space = workspace.load(root)
     assert [member.name for member in space.members] == ["database", "zcore", "atriz", "pshop"]
     assert [package.name for package in space.packages] == ["zcore", "atriz", "pshop"]
-    assert space.packages[0] == Package("zcore", core, root, "atriz_shared", "SHARED_DATABASE_URL", ())
+    first = space.packages[0]
+    assert (first.folder, first.root, first.requires) == (core, root, ())
+    assert (first.database, first.variable, first.prefix) == ("atriz_shared", "SHARED_DATABASE_URL", "ZCORE")
     assert set(space.package("pshop").requires) == {"zcore", "atriz"}
 
 
@@ -208,7 +209,7 @@ def test_two_distributions_of_one_name_are_refused(root: Path, add: Add) -> None
         ('[project]\nname = "m"\n[tool.atriz.database]\nname = "m_db"', "without 'url'. It needs name"),
         ('[project]\nname = "m"\n[tool.atriz.database]\nname = ""\nurl = "U"', "without 'name'"),
         ('[project]\nname = "m"\n[tool.atriz.database]\nname = "m_db"\nurl = 3', "without 'url'"),
-        ('[project]\nname = "m"\n[tool.atriz]\ndatabase = "m_db"', "without 'name'"),
+        ('[project]\nname = "m"\n[tool.atriz]\ndatabase = "m_db"', "it should be a table"),
     ],
 )
 def test_broken_manifest_is_refused_and_named(root: Path, text: str | bytes, words: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import NoReturn
@@ -13,10 +14,19 @@ def main() -> NoReturn:
     # SIGTERM means the same as Ctrl-C: cancel the statement, roll back, say what was done.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.default_int_handler)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 -- for as long as the process lives
+        # A name that the terminal's encoding lacks is shown escaped; it must not end a run.
+        getattr(sys, name).reconfigure(errors="backslashreplace")
     try:
+        from atriz_database import interrupt
         from atriz_database.cli.main import main
 
         status = main(sys.argv[1:])
+        # All is said: a signal that comes now would only spoil the status.
+        for number in interrupt.SIGNALS:
+            signal.signal(number, interrupt.ignore)
     except KeyboardInterrupt:
         print("atriz: interrupted", file=sys.stderr)  # noqa: T201 -- the command's own last word
         status = 1

@@ -6,19 +6,31 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
 from psycopg import errors, pq, sql
 from psycopg.conninfo import make_conninfo
 
-from atriz_database.errors import DatabaseMissingError, ServerError, ServerUnreachableError
-from atriz_database.settings import Target
+from atriz_database.errors import DatabaseMissingError, ServerError, ServerUnreachableError, SettingsError
+from atriz_database.settings import EMBEDDED, Target
+from atriz_database.url import DEFAULT_PORT
 
 OLDEST_VERSION = 12
 _MAINTENANCE = ("postgres", "template1")
 _CONNECT_SECONDS = 10
+# What the embedded server is reached with, whatever PG* in the process environment ask of other servers.
+_PLAIN = {
+    "channel_binding": "prefer",
+    "gssencmode": "disable",
+    "options": "",
+    "require_auth": "",
+    "requirepeer": "",
+    "sslmode": "disable",
+    "sslnegotiation": "postgres",
+    "target_session_attrs": "any",
+}
 _POLL_SECONDS = 0.2
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -38,6 +50,8 @@ def connect(target: Target, *, purpose: str = "", wait: float = 0.0) -> Connecti
     while True:
         try:
             connection = psycopg.connect(**parameters(target, purpose), autocommit=True)
+        except psycopg.ProgrammingError as error:
+            raise SettingsError(f"{target.origin} has a part that libpq does not take: {_text(error)}.") from None
         except psycopg.OperationalError as error:
             answer = _ping(target)
             if answer in (pq.Ping.NO_RESPONSE, pq.Ping.REJECT) and time.monotonic() < deadline:
@@ -64,12 +78,25 @@ def parameters(target: Target, purpose: str = "") -> dict[str, Any]:
     if target.url is None:
         raise ServerError(f"{target.database} is on the embedded server, which has not been started.")
     given = dict(target.url.parameters)
-    if "host" in given:
-        # PGHOSTADDR in the process environment would lead elsewhere with this host's name.
-        given.setdefault("hostaddr", "")
+    if "service" not in given:
+        # What PG* in the process environment say of another server must not fill the gaps of this one.
+        given = {"host": "", "hostaddr": "", "port": DEFAULT_PORT, **given}
+    if target.origin == EMBEDDED:
+        given = {**_known(_PLAIN), **given}
     name = f"atriz {purpose} {target.package.name} ({socket.gethostname()}:{os.getpid()})".replace("  ", " ")
-    # libpq cuts names off at 63 bytes with a notice.
-    return {"application_name": name[:63], "connect_timeout": str(_CONNECT_SECONDS), **given}
+    return {
+        "application_name": name[:63],  # libpq cuts longer ones off with a notice.
+        # In a database whose encoding is SQL_ASCII psycopg would give bytes for text.
+        "client_encoding": "utf8",
+        "connect_timeout": str(_CONNECT_SECONDS),
+        **given,
+    }
+
+
+def _known(given: dict[str, str]) -> dict[str, str]:
+    """Return what this libpq knows of: an old one refuses newer keywords."""
+    keywords = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
+    return {keyword: value for keyword, value in given.items() if keyword in keywords}
 
 
 def maintenance(target: Target, *, purpose: str = "", wait: float = 0.0) -> Connection:
@@ -121,11 +148,68 @@ def create(target: Target, *, wait: float = 0.0) -> bool:
             raise ServerError(
                 f"{target.database} is missing, and role {connection.info.user} has no right to create databases "
                 f"({target.url}, from {target.origin}). Let it (ALTER ROLE {connection.info.user} CREATEDB), or have "
-                f"an administrator run: CREATE DATABASE {target.database} OWNER {connection.info.user}"
+                f"an administrator run: CREATE DATABASE {target.database} OWNER {connection.info.user} "
+                "ENCODING 'UTF8' TEMPLATE template0"
             ) from None
         except psycopg.Error as error:
             raise ServerError(f"{target.database} could not be created ({target.url}): {_text(error)}") from None
     return True
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """A connection of somebody else."""
+
+    pid: int
+    user: str
+    application: str
+    host: str
+
+    def __str__(self) -> str:
+        return f"pid {self.pid} ({self.application or 'no application name'}, {self.user} from {self.host})"
+
+
+def drop(target: Target, *, force_connections: bool = False, wait: float = 0.0) -> bool:
+    """Remove the database. Return whether there was one: already gone is a result.
+
+    :param force_connections: whether to end the connections that others have to it.
+
+    Raise what :func:`connect` raises, and `ServerError` if others are connected, who are named, or the role may not.
+    """
+    with maintenance(target, purpose="drop", wait=wait) as connection:
+        query = "SELECT FROM pg_database WHERE datname = %s"
+        if connection.execute(query, [target.database]).fetchone() is None:
+            return False
+        visitors = _visitors(connection, target.database)
+        if visitors and not force_connections:
+            raise ServerError(
+                f"{target.database} is in use by {'; '.join(map(str, visitors))}. Let them end, or end them with "
+                "--force-connections."
+            )
+        force = sql.SQL("")
+        if visitors and connection.info.server_version >= 130000:
+            force = sql.SQL("WITH (FORCE)")
+        elif visitors:
+            # PostgreSQL 12 has no WITH (FORCE).
+            for visitor in visitors:
+                connection.execute("SELECT pg_terminate_backend(%s)", [visitor.pid])
+        try:
+            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} {}").format(sql.Identifier(target.database), force))
+        except errors.ObjectInUse:
+            now = "; ".join(map(str, _visitors(connection, target.database))) or "others"
+            raise ServerError(f"{target.database} could not be dropped: it is in use by {now}. Try again.") from None
+        except psycopg.Error as error:
+            raise ServerError(f"{target.database} could not be dropped ({target.url}): {_text(error)}.") from None
+    return True
+
+
+def _visitors(connection: Connection, name: str) -> list[Visitor]:
+    rows = connection.execute(
+        "SELECT pid, coalesce(usename, ''), application_name, coalesce(host(client_addr), 'this machine') "
+        "FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid() ORDER BY pid",
+        [name],
+    )
+    return [Visitor(*row) for row in rows]
 
 
 def _ping(target: Target) -> pq.Ping:

@@ -13,9 +13,10 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from graphlib import TopologicalSorter
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkContext, SpawnContext
@@ -23,6 +24,7 @@ from multiprocessing.process import BaseProcess
 
 import psycopg
 
+from atriz_database import interrupt
 from atriz_database.errors import AtrizError
 from atriz_database.settings import Target
 
@@ -31,7 +33,6 @@ _FORKS = sys.platform == "linux"
 _PROCESSES: ForkContext | SpawnContext = (
     multiprocessing.get_context("fork") if _FORKS else multiprocessing.get_context("spawn")
 )
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # What a worker gets to cancel its statement and roll back, before it is killed.
 _GRACE_SECONDS = 30.0
 
@@ -90,6 +91,7 @@ def run(
     report: Report,
     *,
     failed: Mapping[str, AtrizError] | None = None,
+    reverse: bool = False,
 ) -> list[Outcome]:
     """Run `task` for each target, core first, independent ones side by side; return an outcome for each, in order.
 
@@ -97,10 +99,14 @@ def run(
     the outcomes, whose state is ``interrupted``.
 
     :param failed: packages that are known to fail, with the reason; they count as failed without being tried.
+    :param reverse: whether a package comes after all that depend on it, as destructive verbs want it.
     """
     names = {target.package.name for target in targets}
     by_name = {target.package.name: target for target in targets}
-    order = TopologicalSorter({name: names.intersection(target.package.requires) for name, target in by_name.items()})
+    needs = {name: names.intersection(target.package.requires) for name, target in by_name.items()}
+    if reverse:
+        needs = {name: {other for other in names if name in needs[other]} for name in names}
+    order = TopologicalSorter(needs)
     order.prepare()
     outcomes: dict[str, Outcome] = {}
     workers: dict[Connection, _Worker] = {}
@@ -109,26 +115,33 @@ def run(
         outcomes[outcome.package] = outcome
         order.done(outcome.package)
 
-    try:
-        while order.is_active():
-            # Sorted, so that the order of lines is the same on every run.
-            for name in sorted(order.get_ready()):
-                target = by_name[name]
-                reason = (failed or {}).get(name)
-                blocker = next((need for need in target.package.requires if _is_bad(outcomes.get(need))), None)
-                if blocker is not None:
-                    finish(Outcome(name, target.database, "not run", error=f"{blocker} failed", status=1))
-                elif reason is not None:
-                    finish(Outcome(name, target.database, "failed", error=str(reason), status=reason.status))
-                else:
-                    worker = _start(target, task, list(workers))
-                    workers[worker.pipe] = worker
-            for worker in _step(workers, report):
-                finish(_outcome(worker))
-    except KeyboardInterrupt:
-        with _ignored_signals():
+    # Signals come in only while this process waits, so that nothing it hears gets lost on the way to the outcomes.
+    with interrupt.blocked():
+        try:
+            while order.is_active():
+                # Sorted, so that the order of lines is the same on every run.
+                for name in sorted(order.get_ready()):
+                    target = by_name[name]
+                    reason = (failed or {}).get(name)
+                    blocker = next((need for need in sorted(needs[name]) if _is_bad(outcomes.get(need))), None)
+                    if blocker is not None:
+                        finish(Outcome(name, target.database, "not run", error=f"{blocker} failed", status=1))
+                    elif reason is not None:
+                        finish(Outcome(name, target.database, "failed", error=str(reason), status=reason.status))
+                    else:
+                        worker = _start(target, task, list(workers))
+                        workers[worker.pipe] = worker
+                for worker in _step(workers, report):
+                    finish(_outcome(worker))
+        except KeyboardInterrupt:
             for worker in _end(workers, report):
                 outcomes[worker.target.package.name] = _outcome(worker)
+            interrupt.discard()
+        except BaseException:
+            # The caller's `report` failed: whatever it is, no worker outlives it.
+            for _ in _end(workers, lambda act: None):
+                pass
+            raise
     interrupted = "the run was interrupted before it began"
     return [
         outcomes.get(name) or Outcome(name, target.database, "interrupted", error=interrupted, status=1)
@@ -141,6 +154,7 @@ def _is_bad(outcome: Outcome | None) -> bool:
 
 
 def _start(target: Target, task: Task, others: list[Connection]) -> _Worker:
+    """Start a worker. Signals are blocked, and stay so in the worker until it has handlers of its own."""
     ours, theirs = _PROCESSES.Pipe(duplex=False)
     # A forked child has the parent's ends of all pipes as well. It closes them: with one of them open somewhere, a
     # worker whose parent is gone would never learn it.
@@ -148,19 +162,22 @@ def _start(target: Target, task: Task, others: list[Connection]) -> _Worker:
     process = _PROCESSES.Process(
         target=_work, args=(target, task, theirs, inherited), name=f"atriz {target.package.name}"
     )
-    # A signal between the fork and the worker's own handlers would end it in the parent's.
-    _mask_signals(block=True)
-    try:
-        process.start()
-    finally:
-        _mask_signals(block=False)
+    process.start()
     theirs.close()
     return _Worker(target, process, ours, time.perf_counter())
 
 
 def _step(workers: dict[Connection, _Worker], report: Report) -> Iterator[_Worker]:
     """Wait until some worker says something; yield those that are done, taken out of `workers`."""
-    for pipe in multiprocessing.connection.wait(list(workers)) if workers else ():
+    if not workers:
+        return
+    with interrupt.unblocked():
+        heard = multiprocessing.connection.wait(list(workers))
+    yield from _hear(workers, report, heard)
+
+
+def _hear(workers: dict[Connection, _Worker], report: Report, heard: Iterable[object]) -> Iterator[_Worker]:
+    for pipe in heard:
         assert isinstance(pipe, Connection)
         worker = workers[pipe]
         try:
@@ -185,11 +202,12 @@ def _end(workers: dict[Connection, _Worker], report: Report) -> Iterator[_Worker
         worker.process.terminate()
     deadline = time.monotonic() + _GRACE_SECONDS
     while workers:
-        if not multiprocessing.connection.wait(list(workers), timeout=max(deadline - time.monotonic(), 0)):
+        heard = multiprocessing.connection.wait(list(workers), timeout=max(deadline - time.monotonic(), 0))
+        if not heard:
             for worker in workers.values():
                 worker.process.kill()
             deadline = time.monotonic() + _GRACE_SECONDS
-        yield from _step(workers, report)
+        yield from _hear(workers, report, heard)
 
 
 def _outcome(worker: _Worker) -> Outcome:
@@ -210,11 +228,13 @@ def _work(target: Target, task: Task, pipe: Connection, inherited: Sequence[Conn
     name, database = target.package.name, target.database
     for each in inherited:
         each.close()
+    # What a seed or a revision prints is not the command's own output, which may be one JSON document.
+    os.dup2(2, 1)
     try:
-        for number in _SIGNALS:
-            signal.signal(number, _interrupt)
-        _mask_signals(block=False)
-        task(target, pipe.send)
+        for number in interrupt.SIGNALS:
+            signal.signal(number, interrupt.once)
+        with interrupt.unblocked():
+            task(target, partial(_send, pipe))
         outcome = Outcome(name, database, "done")
     except KeyboardInterrupt:
         outcome = Outcome(name, database, "interrupted", error="interrupted; what was under way is undone", status=1)
@@ -232,31 +252,12 @@ def _work(target: Target, task: Task, pipe: Connection, inherited: Sequence[Conn
         place = traceback.extract_tb(error.__traceback__)[-1]
         text = f"{type(error).__name__}: {error} ({place.filename}, line {place.lineno}). This is a defect of atriz."
         outcome = Outcome(name, database, "failed", error=text, status=1)
-    with _ignored_signals(), suppress(BrokenPipeError):
+    # Blocked again since the task ended: nothing comes between the outcome and the parent.
+    with suppress(BrokenPipeError):
         pipe.send(outcome)
 
 
-def _mask_signals(*, block: bool) -> None:
-    if hasattr(signal, "pthread_sigmask"):  # Windows has none, and no fork either.
-        signal.pthread_sigmask(signal.SIG_BLOCK if block else signal.SIG_UNBLOCK, _SIGNALS)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    # One is enough: Ctrl-C reaches every process of the terminal, and the parent sends SIGTERM besides.
-    for each in _SIGNALS:
-        signal.signal(each, _no_more)
-    raise KeyboardInterrupt
-
-
-def _no_more(number: int, frame: object) -> None:
-    """Ignore a further signal. SIG_IGN would make Python complain of one that has come and not been handled yet."""
-
-
-@contextmanager
-def _ignored_signals() -> Iterator[None]:
-    before = [signal.signal(number, _no_more) for number in _SIGNALS]
-    try:
-        yield
-    finally:
-        for number, handler in zip(_SIGNALS, before, strict=True):
-            signal.signal(number, handler)
+def _send(pipe: Connection, act: Act) -> None:
+    """Send an act, as a whole or not at all."""
+    with interrupt.blocked():
+        pipe.send(act)

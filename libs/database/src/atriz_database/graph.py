@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -81,6 +82,8 @@ def _owner(workspace: Workspace, path: Path) -> Member | None:
 def _changed_files(root: Path, base: str) -> tuple[list[Path], str]:
     """Return the files that differ from `base`, uncommitted and untracked ones too, and why they can't be known."""
     names: list[str] = []
+    if base.startswith("-"):
+        return [], f"git cannot compare with {base} (an option and no revision)"
     for command in (
         # First, for outside a repository `diff` is another command and speaks of its options.
         ["ls-files", "--others", "--exclude-standard", "-z"],
@@ -89,11 +92,11 @@ def _changed_files(root: Path, base: str) -> tuple[list[Path], str]:
         ["diff", "--name-only", "--no-renames", "-z", "--relative", "--merge-base", base, "--"],
     ):
         try:
-            done = subprocess.run(["git", *command], cwd=root, capture_output=True, text=True)
+            done = subprocess.run(["git", *command], cwd=root, capture_output=True)
         except FileNotFoundError:
             return [], "git is not installed"
         if done.returncode != 0:
-            lines = done.stderr.strip().splitlines()
+            lines = done.stderr.decode(errors="replace").strip().splitlines()
             return [], f"git cannot compare with {base} ({lines[0] if lines else 'no reason given'})"
-        names += [name for name in done.stdout.split("\0") if name]
+        names += [os.fsdecode(name) for name in done.stdout.split(b"\0") if name]
     return [Path(name) for name in names], ""

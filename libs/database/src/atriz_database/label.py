@@ -5,6 +5,7 @@ Both are tables of schema ``atriz``, which neither ``clean`` nor autogenerate to
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from atriz_database.databases import Connection
@@ -25,7 +26,7 @@ CREATE TABLE IF NOT EXISTS atriz.label (
 CREATE TABLE IF NOT EXISTS atriz.history (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     revision text NOT NULL,
-    direction text NOT NULL CHECK (direction IN ('upgrade', 'downgrade', 'stamp')),
+    direction text NOT NULL CHECK (direction IN ('upgrade', 'downgrade', 'stamp', 'repair')),
     checksum text NOT NULL,
     source text NOT NULL,
     applied_at timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -91,6 +92,23 @@ def check_environment(target: Target, found: Label | None) -> None:
         )
 
 
+def protect(target: Target, found: Label | None, force: Collection[str], verb: str) -> None:
+    """Refuse to destroy anything of production, unless the database is named.
+
+    :param force: the databases that the user has named with ``--force``.
+    :param verb: what is refused, for the message.
+
+    Raise `LabelError` if APP_ENV or the label says production, and the name is not among them.
+    """
+    environments = {target.environment, found.environment if found else ""}
+    if "production" in environments and target.database not in force:
+        raise LabelError(
+            f"{verb} is refused for {target.database} at {target.url}: it is production's (APP_ENV from "
+            f"{target.environment_origin or 'nowhere'}, label {found or 'none'}). If you mean it, name the database: "
+            f"atriz {verb} {target.package.name} --force {target.database}"
+        )
+
+
 def read(connection: Connection) -> Label | None:
     """Return the label of the connected database, `None` where it has none."""
     row = connection.execute("SELECT to_regclass('atriz.label') IS NOT NULL").fetchone()
@@ -98,6 +116,26 @@ def read(connection: Connection) -> Label | None:
         return None
     found = connection.execute("SELECT package, environment FROM atriz.label").fetchone()
     return Label(*found) if found else None
+
+
+def recorded(connection: Connection) -> dict[str, str]:
+    """Return the checksum of each revision that the history holds as applied, accepted repairs counted."""
+    row = connection.execute("SELECT to_regclass('atriz.history') IS NOT NULL").fetchone()
+    if row is None or not row[0]:
+        return {}
+    rows = connection.execute(
+        "SELECT DISTINCT ON (revision) revision, checksum, direction FROM atriz.history ORDER BY revision, id DESC"
+    ).fetchall()
+    return {revision: checksum for revision, checksum, direction in rows if direction != "downgrade"}
+
+
+def versions(connection: Connection) -> tuple[str, ...]:
+    """Return the rows of Alembic's version table, in order; none where it has none or no table."""
+    row = connection.execute("SELECT to_regclass('alembic_version') IS NOT NULL").fetchone()
+    if row is None or not row[0]:
+        return ()
+    rows = connection.execute("SELECT version_num FROM alembic_version ORDER BY 1").fetchall()
+    return tuple(row[0] for row in rows)
 
 
 def prepare(connection: Connection, target: Target) -> None:
@@ -110,10 +148,19 @@ def prepare(connection: Connection, target: Target) -> None:
     check_environment(target, found)
     if found is not None:
         return
+    write(connection, wanted(target))
+
+
+def write(connection: Connection, label: Label) -> None:
+    """Give the database a label, in place of the one it has, and the tables of schema ``atriz`` where it lacks them.
+
+    The caller holds the database's lock.
+    """
     with connection.transaction():
         connection.execute("SET LOCAL client_min_messages = warning")
         connection.execute(TABLES.encode())
-        label = wanted(target)
         connection.execute(
-            "INSERT INTO atriz.label (package, environment) VALUES (%s, %s)", [label.package, label.environment]
+            "INSERT INTO atriz.label (package, environment) VALUES (%s, %s) "
+            "ON CONFLICT (one_row) DO UPDATE SET package = excluded.package, environment = excluded.environment",
+            [label.package, label.environment],
         )

@@ -6,6 +6,9 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
+import psycopg
+from psycopg import pq
+
 from atriz_database import databases
 from atriz_database.errors import LockTimeoutError
 from atriz_database.settings import Target
@@ -42,6 +45,9 @@ def held(
     Raise `LockTimeoutError` if another run holds it for longer than that.
     """
     with databases.connect(target, purpose="lock") as connection:
+        if connection.info.server_version >= 140000:
+            # It does nothing for as long as the run takes, and must not be ended for that.
+            connection.execute("SET idle_session_timeout = 0")
         deadline = time.monotonic() + wait
         pause, told = _FIRST_POLL, ""
         while not _try(connection):
@@ -57,6 +63,23 @@ def held(
             time.sleep(min(pause, max(deadline - time.monotonic(), 0)))
             pause = min(pause * 1.5, _LONGEST_POLL)
         yield connection
+
+
+def check(connection: databases.Connection) -> None:
+    """Raise `LockTimeoutError` if the connection that holds the lock has been ended. Costs no round trip.
+
+    :param connection: what :func:`held` yielded.
+    """
+    try:
+        connection.pgconn.consume_input()
+        ended = connection.pgconn.status != pq.ConnStatus.OK
+    except psycopg.OperationalError:
+        ended = True
+    if ended:
+        raise LockTimeoutError(
+            "The connection that held the database's lock was ended (by an administrator, a time limit, a firewall?), "
+            "so that another run may be at work. What was under way is rolled back; run the same command again."
+        )
 
 
 def _try(connection: databases.Connection) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from threading import Thread
 from typing import Literal
 
+import psycopg
 from psycopg import errors
 
 from atriz_database import databases, label
@@ -50,6 +51,8 @@ def look(
     :param wait: for how many seconds to try again while a server is down.
     :param edited: whether to compare the files with what was applied.
     """
+    if not targets:
+        return []
     looks: list[Look | BaseException | None] = [None] * len(targets)
 
     def work(index: int) -> None:
@@ -85,6 +88,13 @@ def _look(target: Target, files: Revisions, wait: float, edited: bool) -> Look:
         return Look(target, files, "missing", pending=files.pending(()), error=error)
     except ServerError as error:
         return Look(target, files, "unreachable", error=error)
+    except psycopg.Error as error:
+        said = " / ".join(line.strip() for line in str(error).splitlines() if line.strip())
+        told = ServerError(
+            f"{target.database} at {target.url} cannot be looked at (from {target.origin}): {said}. Give the role the "
+            "right to read, or use the owner's."
+        )
+        return Look(target, files, "unreachable", error=told)
     try:
         label.check(target, found)
     except AtrizError as error:
@@ -92,7 +102,8 @@ def _look(target: Target, files: Revisions, wait: float, edited: bool) -> Look:
     if files.unknown(current):
         return Look(target, files, "ahead", current, label=found, edited=changed)
     pending = files.pending(current)
-    if len(files.heads) > 1 or len(current) > 1:
+    # Several rows are a way to one head as well: a merge that has not been applied yet.
+    if len(files.heads) > 1 or (len(current) > 1 and not pending):
         state: State = "diverged"
     elif unversioned:
         state = "unversioned"
@@ -113,12 +124,7 @@ def _read(connection: databases.Connection) -> tuple[tuple[str, ...], Label | No
             return tuple(row[0] or ()), Label(row[1], row[2])
     except (errors.UndefinedTable, errors.InvalidSchemaName):
         pass
-    found = label.read(connection)
-    try:
-        rows = connection.execute("SELECT version_num FROM alembic_version ORDER BY 1").fetchall()
-    except errors.UndefinedTable:
-        rows = []
-    return tuple(row[0] for row in rows), found
+    return label.versions(connection), label.read(connection)
 
 
 def _has_tables(connection: databases.Connection) -> bool:
@@ -134,11 +140,7 @@ def _has_tables(connection: databases.Connection) -> bool:
 
 
 def _edited(connection: databases.Connection, files: Revisions, current: Sequence[str]) -> tuple[str, ...]:
-    rows = connection.execute(
-        "SELECT DISTINCT ON (revision) revision, checksum FROM atriz.history "
-        "WHERE direction <> 'downgrade' ORDER BY revision, id DESC"
-    ).fetchall()
+    recorded = label.recorded(connection)
     applied = files.ancestors(set(current) & files.by_id.keys())
     order = [id_ for id_ in files.pending(()) if id_ in applied]
-    recorded: dict[str, str] = dict(rows)
     return tuple(id_ for id_ in order if id_ in recorded and recorded[id_] != files.by_id[id_].checksum())

@@ -44,7 +44,7 @@ class Revision:
     def source(self) -> str:
         """Return the text of the file, and of the SQL file beside it; line ends do not count."""
         beside = self.path.with_suffix(".sql")
-        texts = [path.read_text(encoding="utf-8") for path in (self.path, beside) if path.exists()]
+        texts = [path.read_text(encoding="utf-8", errors="replace") for path in (self.path, beside) if path.exists()]
         return "\n".join(texts)
 
     def checksum(self) -> str:

@@ -7,6 +7,7 @@ psycopg connection inside a transaction of its file's own, and can be run any nu
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -54,7 +55,10 @@ def seed(
     Raise `SeedError` if a file is broken or fails; its transaction is rolled back, and no later file runs.
     """
     paths = files(target.package.folder / "seeds")
-    with lock.held(target, wait=lock_wait, notify=notify), databases.connect(target, purpose="seed") as connection:
+    with (
+        lock.held(target, wait=lock_wait, notify=notify) as locked,
+        databases.connect(target, purpose="seed") as connection,
+    ):
         label.check(target, label.read(connection))
         for path in paths:
             started = time.perf_counter()
@@ -63,7 +67,8 @@ def seed(
                 with connection.transaction():
                     function(connection)
                     counted = tuple(connection.execute(_COUNTS).fetchall())
-            except Exception as error:
+                    lock.check(locked)
+            except (Exception, SystemExit) as error:
                 raise _explained(path, error) from None
             yield Seeded(path.stem, counted, time.perf_counter() - started)
 
@@ -79,15 +84,17 @@ def load(path: Path) -> Callable[[databases.Connection], object]:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _explained(path, error) from None
     function = getattr(module, "seed", None)
     if not callable(function):
         raise SeedError(f"{path} has no function seed(connection). Give it one.")
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        raise SeedError(f"{path}: seed must be a plain function; a coroutine or a generator would not run.")
     return function  # type: ignore[no-any-return]
 
 
-def _explained(path: Path, error: Exception) -> SeedError:
+def _explained(path: Path, error: Exception | SystemExit) -> SeedError:
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
     if isinstance(error, SyntaxError) and error.filename == str(path):
         lines = [error.lineno]

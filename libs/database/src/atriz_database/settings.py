@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from atriz_database.errors import SettingsError
-from atriz_database.url import DatabaseURL
+from atriz_database.url import DatabaseURL, is_port
 from atriz_database.workspace import Package, Workspace
 
 ENVIRONMENTS = ("development", "test", "production")
@@ -78,6 +78,9 @@ def resolve(
     Raise `SettingsError` if a value cannot be used, or two of them contradict each other.
     """
     environ = os.environ if environ is None else environ
+    if environ.get("PGSERVICE") == "":
+        # libpq takes a blank one for a service without a name, and nothing that is given to it changes its mind.
+        raise SettingsError(f"PGSERVICE in {PROCESS} is blank. Unset it, or give the name of a service.")
     files = _Files(workspace.root)
     _refuse_ambiguous_variables(packages, environ, administrative)
     targets = tuple(_target(package, files, environ, administrative) for package in packages)
@@ -94,7 +97,12 @@ def server_home(root: Path, environ: Mapping[str, str] | None = None) -> Path | 
     :param root: the workspace's folder, against which a relative path is read.
     """
     text = (os.environ if environ is None else environ).get("ATRIZ_SERVER_HOME", "")
-    return (root / Path(text).expanduser()).absolute() if text else None
+    try:
+        return (root / Path(text).expanduser()).absolute() if text else None
+    except RuntimeError:
+        raise SettingsError(
+            f"ATRIZ_SERVER_HOME in {PROCESS} is {text}, and there is no such user. Name a folder."
+        ) from None
 
 
 def named_server(environ: Mapping[str, str] | None = None) -> DatabaseURL | None:
@@ -102,6 +110,12 @@ def named_server(environ: Mapping[str, str] | None = None) -> DatabaseURL | None
     environ = os.environ if environ is None else environ
     parameters, _ = _server({}, environ)
     return None if parameters is None else DatabaseURL({**parameters, "dbname": "postgres"})
+
+
+def process_values(names: Sequence[str], environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return those of the variables that the process environment has, and that are not blank."""
+    environ = os.environ if environ is None else environ
+    return {name: environ[name] for name in names if environ.get(name)}
 
 
 def read_file(path: Path) -> dict[str, Value]:
@@ -113,6 +127,8 @@ def read_file(path: Path) -> dict[str, Value]:
 
     from dotenv.parser import parse_stream
 
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise SettingsError(f"{path} cannot be read: it is not a file. Remove it.")
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
@@ -206,10 +222,22 @@ def _server(file: Mapping[str, Value], environ: Mapping[str, str]) -> tuple[dict
         # What the process environment says of another server's port or password is not mixed into this one:
         # where it names the server, the root .env isn't asked.
         if naming:
+            _refuse_bad_server(values)
             keywords = _libpq_keywords()
             parameters = {keywords[name]: value.text for name, value in values.items() if name in keywords}
             return parameters, str(naming[0])
     return None, ""
+
+
+def _refuse_bad_server(values: Mapping[str, Value]) -> None:
+    """Refuse what libpq would stumble over later, in words that may repeat a password."""
+    host, port = values.get("PGHOST"), values.get("PGPORT")
+    if host is not None and ("://" in host.text or "@" in host.text.lstrip("@")):
+        raise SettingsError(
+            f"{host} is a URL; it should be a host's name. A URL goes into a package's variable; see `atriz env`."
+        )
+    if port is not None and not all(is_port(part) for part in port.text.split(",")):
+        raise SettingsError(f"{port} is not a number from 1 to 65535.")
 
 
 def _libpq_keywords() -> dict[str, str]:
@@ -293,7 +321,13 @@ def _refuse_other_shared_database(
                 theirs = DatabaseURL.parse(held.text)
             except SettingsError as error:
                 raise SettingsError(f"{held} {error}.") from None
-            target = _target(owner, files, environ, administrative=False)
+            try:
+                target = _target(owner, files, environ, administrative=False)
+            except SettingsError:
+                # An app deployed alone in production knows core's URL by its own .env only: nothing to compare with.
+                if owner in packages:
+                    raise
+                continue
             if target.url is None or target.url.place != theirs.place:
                 raise SettingsError(
                     f"{held} leads to {theirs}, but {owner.name} itself leads to {target.url or EMBEDDED} "

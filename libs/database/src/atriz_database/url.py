@@ -14,7 +14,7 @@ from atriz_database.errors import SettingsError
 # SQLAlchemy's way to name a driver is accepted, because people paste such URLs; the driver is always psycopg 3.
 _SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
 _SECRETS = frozenset({"password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"})
-_DEFAULT_PORT = "5432"
+DEFAULT_PORT = "5432"
 _PORT = re.compile("[0-9]{1,5}")
 
 
@@ -74,8 +74,8 @@ class DatabaseURL:
             raise unreadable from None
         if not parameters.get("dbname"):
             raise SettingsError("names no database; end it with the database's name, as in …@host:5432/name")
-        port = parameters.get("port", _DEFAULT_PORT)
-        if not all(_PORT.fullmatch(part) and 0 < int(part) < 65536 for part in port.split(",") if part):
+        port = parameters.get("port", DEFAULT_PORT)
+        if not all(is_port(part) for part in port.split(",") if part):
             raise SettingsError("has a port that is not a number from 1 to 65535")
         return cls(parameters)
 
@@ -91,7 +91,7 @@ class DatabaseURL:
         host = parameters.get("hostaddr") or parameters.get("host") or parameters.get("service") or "localhost"
         if host in ("127.0.0.1", "::1"):
             host = "localhost"
-        return host.lower(), parameters.get("port") or _DEFAULT_PORT, parameters["dbname"]
+        return host.lower(), parameters.get("port") or DEFAULT_PORT, parameters["dbname"]
 
     @property
     def is_local(self) -> bool:
@@ -132,6 +132,11 @@ class DatabaseURL:
 
     def __repr__(self) -> str:
         return f"DatabaseURL({self.text()!r})"
+
+
+def is_port(text: str) -> bool:
+    """Whether `text` is the number of a TCP port."""
+    return _PORT.fullmatch(text) is not None and 0 < int(text) < 65536
 
 
 def _is_local_host(host: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -27,13 +28,15 @@ class Package:
     """The database's name unless a URL says another: ``mextrack_db``."""
     variable: str
     """The variable that holds the database's URL: ``DATABASE_URL``."""
+    schemas: tuple[str, ...]
+    """The schemas that are the package's own, ``public`` unless the manifest says otherwise."""
     requires: tuple[str, ...]
     """Names of the packages with a database that this one depends on, directly or through others."""
 
     @property
     def prefix(self) -> str:
         """What stands before a variable's name to mean this package's: ``MEXTRACK``."""
-        return self.name.upper().replace("-", "_")
+        return re.sub(r"\W", "_", self.name.upper())
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class Workspace:
                         self.root,
                         member.table["name"],
                         member.table["url"],
+                        tuple(member.table.get("schemas", ("public",))),
                         requires[member.name],
                     )
                 )
@@ -151,7 +155,7 @@ def find_root(start: Path) -> Path:
     start = start.resolve()
     for folder in (start, *start.parents):
         manifest = folder / "pyproject.toml"
-        if manifest.is_file() and "workspace" in _read(manifest).get("tool", {}).get("uv", {}):
+        if manifest.is_file() and "workspace" in _table(_read(manifest), manifest, "tool", "uv"):
             return folder
     raise WorkspaceError(
         f"No workspace found from {start} upwards: no pyproject.toml there has a table [tool.uv.workspace]. "
@@ -160,11 +164,18 @@ def find_root(start: Path) -> Path:
 
 
 def _read_members(root: Path) -> list[Member]:
-    workspace = _read(root / "pyproject.toml")["tool"]["uv"]["workspace"]
-    excluded = {path for pattern in workspace.get("exclude", ()) for path in root.glob(pattern)}
-    folders = sorted({path for pattern in workspace.get("members", ()) for path in root.glob(pattern)} - excluded)
-    # A folder without a manifest is what a sparse checkout leaves of a package, not a member.
-    members = [_member(folder) for folder in folders if (folder / "pyproject.toml").is_file()]
+    manifest = root / "pyproject.toml"
+    workspace = _table(_read(manifest), manifest, "tool", "uv", "workspace")
+    try:
+        found, excluded = (
+            {path for pattern in _texts(workspace, key, manifest) for path in root.glob(pattern)}
+            for key in ("members", "exclude")
+        )
+        # A folder without a manifest is what a sparse checkout leaves of a package, not a member.
+        folders = [folder for folder in sorted(found - excluded) if (folder / "pyproject.toml").is_file()]
+    except (OSError, ValueError, NotImplementedError) as error:
+        raise WorkspaceError(f"The members that {manifest} names cannot be found: {error}.") from None
+    members = [_member(folder) for folder in folders]
     for attribute in ("name", "distribution"):
         seen: dict[str, Path] = {}
         for member in members:
@@ -180,13 +191,15 @@ def _read_members(root: Path) -> list[Member]:
 def _member(folder: Path) -> Member:
     manifest = folder / "pyproject.toml"
     content = _read(manifest)
-    project = content.get("project", {})
+    project = _table(content, manifest, "project")
     if not isinstance(project.get("name"), str):
         raise WorkspaceError(f"{manifest} has no name in [project]. Give it one.")
-    table = content.get("tool", {}).get("atriz", {}).get("database")
+    owner = _table(content, manifest, "tool", "atriz")
+    table = _table(owner, manifest, "database") if "database" in owner else None
     if table is not None:
+        _texts(table, "schemas", manifest)
         for key in ("name", "url"):
-            if not isinstance(table, dict) or not isinstance(table.get(key), str) or not table[key]:
+            if not isinstance(table.get(key), str) or not table[key]:
                 raise WorkspaceError(
                     f"{manifest} has a table [tool.atriz.database] without {key!r}. It needs name (the database's "
                     "name) and url (the variable that holds its URL)."
@@ -195,7 +208,7 @@ def _member(folder: Path) -> Member:
         folder.name,
         _normalized(project["name"]),
         folder,
-        tuple(_distributions(project.get("dependencies", ()))),
+        tuple(_distributions(_texts(project, "dependencies", manifest))),
         table,
     )
 
@@ -209,6 +222,23 @@ def _distributions(requirements: Iterable[str]) -> Iterable[str]:
 
 def _normalized(name: str) -> str:
     return name.lower().replace("_", "-").replace(".", "-")
+
+
+def _table(content: dict[str, Any], manifest: Path, *keys: str) -> dict[str, Any]:
+    """Return a table of a manifest, empty where it has none."""
+    for key in keys:
+        content = content.get(key, {})
+        if not isinstance(content, dict):
+            raise WorkspaceError(f"{manifest} has {key} = …, and it should be a table in brackets, as in [tool.uv].")
+    return content
+
+
+def _texts(table: dict[str, Any], key: str, manifest: Path) -> list[str]:
+    """Return a list of texts in a table of a manifest, empty where it has none."""
+    texts = table.get(key, [])
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise WorkspaceError(f"{manifest} has {key} = …, and it should be a list of texts in quotes.")
+    return texts
 
 
 def _read(manifest: Path) -> dict[str, Any]:

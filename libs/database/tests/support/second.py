@@ -32,12 +32,12 @@ class Second:
 
 
 @contextmanager
-def running() -> Iterator[Second]:
-    """Yield a server that is stopped afterwards, its data removed."""
+def running(programs: Path | None = None) -> Iterator[Second]:
+    """Yield a server that is stopped afterwards, its data removed; of the given programs, or the wheel's."""
     home = Path(tempfile.mkdtemp(prefix="atriz-second-"))
     home.chmod(0o755)
     server = embedded.Server(home, embedded.of(home).user)
-    programs = embedded._programs(server)
+    programs = programs or embedded._programs(server)
     password_file = home / "password"
     password_file.write_text(PASSWORD)
     embedded._make_folder(server.data, server)

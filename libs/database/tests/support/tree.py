@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+import traceback
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from atriz_database import databases, settings, workspace
+# Imported here for the processes that are forked from this one.
+import atriz_database.cli.main
+import atriz_database.drift
+import atriz_database.migrations
+import atriz_database.seeds
+import atriz_database.truncate  # noqa: F401
+from atriz_database import databases, head, revisions, settings, workspace
+from atriz_database.errors import RevisionError
 from atriz_database.settings import Target
 from atriz_database.url import DatabaseURL
 
@@ -31,6 +43,71 @@ def upgrade() -> None:
 def downgrade() -> None:
     {down_body}
 '''
+
+
+_TEMPLATE = '''"""${message}"""
+from alembic import op
+import sqlalchemy as sa
+
+revision = ${repr(up_revision)}
+down_revision = ${repr(down_revision)}
+
+
+def upgrade():
+    ${upgrades if upgrades else 'pass'}
+
+
+def downgrade():
+    ${downgrades if downgrades else 'pass'}
+'''
+
+
+def _forked(
+    main: Callable[[], object], words: list[str], folder: Path, environ: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """Run a command's `main` in a forked process: as if it had been started, without what its imports cost."""
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors, warnings.catch_warnings():
+        # xdist has a thread that only waits.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+        if pid == 0:
+            os._exit(_run_main(main, words, folder, environ, output.fileno(), errors.fileno()))
+        _, status = os.waitpid(pid, 0)
+        texts = []
+        for file in (output, errors):
+            file.seek(0)
+            texts.append(file.read().decode())
+    return subprocess.CompletedProcess(words, os.waitstatus_to_exitcode(status), *texts)
+
+
+def _run_main(
+    main: Callable[[], object], words: list[str], folder: Path, environ: Mapping[str, str], output: int, errors: int
+) -> int:
+    try:
+        os.chdir(folder)
+        os.environ.clear()
+        os.environ.update(environ)
+        sys.path[:0] = filter(None, environ.get("PYTHONPATH", "").split(os.pathsep))
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(output, 1)
+        os.dup2(errors, 2)
+        sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
+        sys.argv = words
+        warnings.simplefilter("default")
+        logging.getLogger().handlers.clear()
+        code: object = 0
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+        sys.stdout.flush()
+        sys.stderr.flush()
+        return code if isinstance(code, int) else 1 if code else 0
+    except BaseException:
+        return 99
 
 
 @dataclass
@@ -53,17 +130,29 @@ class Tree:
             f'[project]\nname = "{name}"\nversion = "0"\ndependencies = {json.dumps(list(needed))}\n'
             f'[tool.atriz.database]\nname = "{self.database(name)}"\nurl = "{variable}"\n'
             '[tool.alembic]\nscript_location = "%(here)s/migrations"\n'
+            'file_template = "%%(year)d%%(month).2d%%(day).2d%%(hour).2d%%(minute).2d%%(second).2d'
+            '_%%(rev)s_%%(slug)s"\n'
+            '[[tool.alembic.post_write_hooks]]\nname = "head"\ntype = "module"\n'
+            'module = "atriz_database.head"\noptions = "REVISION_SCRIPT_FILENAME"\n'
         )
         (folder / "migrations" / "env.py").write_text(
-            'from atriz_database.migrations import run\n\nrun("models:METADATA")\n'
+            f'from atriz_database.migrations import run\n\nrun("models_{name}:METADATA")\n'
         )
-        (folder / "migrations" / "script.py.mako").write_text("")
-        (self.root / "models.py").write_text("from sqlalchemy import MetaData\n\nMETADATA = MetaData()\n")
+        (folder / "migrations" / "script.py.mako").write_text(_TEMPLATE)
+        self.models(name, revisions)
         self.environ["PYTHONPATH"] = str(self.root)
         self.folders[name] = folder
         for number in range(1, revisions + 1):
             self.revise(name, number)
         return folder
+
+    def models(self, name: str, tables: int) -> None:
+        """Write the models of a package: the tables that its first revisions make."""
+        (self.root / f"models_{name}.py").write_text(
+            "from sqlalchemy import Column, Integer, MetaData, Table\n\nMETADATA = MetaData()\n"
+            f"for number in range(1, {tables} + 1):\n"
+            f'    Table(f"{name}_{{number}}", METADATA, Column("id", Integer))\n'
+        )
 
     def database(self, name: str) -> str:
         """Return the name of a package's database, which no other test has."""
@@ -86,6 +175,9 @@ class Tree:
                 down_body=f"op.execute('DROP TABLE {name}_{number}')",
             )
         )
+        with suppress(RevisionError):  # A test may write them in an order in which they make no sense at first.
+            files = revisions.read(path.parent)
+            head.file_of(path.parent).write_text(head.text(files))
         return path
 
     def seed(self, name: str, file: str, body: str) -> Path:
@@ -102,15 +194,9 @@ class Tree:
 
     def atriz(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         """Run ``atriz`` in the repository, and return how it ended."""
-        return subprocess.run(
-            self.command(*arguments),
-            cwd=self.root,
-            env={**self.environ, **environ},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        from atriz_database.__main__ import main
+
+        return _forked(main, ["atriz", *arguments], self.root, {**self.environ, **environ})
 
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         """Start ``atriz`` in the repository, and return the process."""
@@ -125,16 +211,10 @@ class Tree:
         )
 
     def alembic(self, name: str, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-        """Run plain ``alembic`` in a package's folder."""
-        return subprocess.run(
-            [sys.executable, "-m", "alembic", *arguments],
-            cwd=self.folders[name],
-            env={**self.environ, **environ},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        """Run plain ``alembic`` in a package's folder, and return how it ended."""
+        from alembic.config import main
+
+        return _forked(main, ["alembic", *arguments], self.folders[name], {**self.environ, **environ})
 
     def target(self, name: str, environ: Mapping[str, str] | None = None) -> Target:
         """Return where a package's database is."""

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
+
+import psycopg
 
 from atriz_database import workspace
 from atriz_database.cli.builtin import VERBS
 from atriz_database.cli.output import Output
 from atriz_database.cli.verb import Call, Verb
-from atriz_database.errors import AtrizError, WorkspaceError
-from atriz_database.verbs import Options
+from atriz_database.errors import AtrizError, ServerError, WorkspaceError
+from atriz_database.run import Options
 
 _DESCRIPTION = "Create, migrate, seed and look after the databases of this repository, core first."
 _EPILOG = """\
@@ -40,28 +44,57 @@ def main(arguments: Sequence[str]) -> int:
         # The reader went away, as in `atriz status | head -1`; there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
+    except OSError as error:
+        print(f"atriz: the output could not be written: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
     return status
 
 
 def _call(arguments: Sequence[str]) -> int:
     name = next((word for word in arguments if not word.startswith("-")), None)
     verbs = VERBS if name in VERBS else {**VERBS, **_added()}
-    parsed = _parser(verbs, only=name if name in verbs else None).parse_args(arguments)
+    if name is not None and name not in verbs:
+        near = difflib.get_close_matches(name, verbs, n=1)
+        did_you_mean = f" Did you mean {near[0]}?" if near else ""
+        print(f"atriz: There is no verb {name!r}.{did_you_mean} `atriz --help` lists them.", file=sys.stderr)
+        return 2
+    parsed = _parser(verbs, only=name).parse_args(arguments)
     if parsed.verb is None:
         _parser(verbs).print_help()
         return 2
     output = Output(as_json=parsed.json, quiet=parsed.quiet)
     try:
-        space = workspace.load(parsed.root or Path.cwd())
+        space = workspace.load(_root(parsed.root))
         output.align(space)
-        options = Options(parsed.wait, parsed.lock_wait, getattr(parsed, "only", False))
+        force = tuple(getattr(parsed, "force", None) or ())
+        options = Options(parsed.wait, parsed.lock_wait, getattr(parsed, "only", False), force)
         return verbs[parsed.verb].run(Call(space, parsed, options, output))
     except AtrizError as error:
         if parsed.traceback:
-            raise
+            traceback.print_exc()
         return output.failure(error)
+    except psycopg.Error as error:
+        if parsed.traceback:
+            traceback.print_exc()
+        said = " / ".join(line.strip() for line in str(error).splitlines() if line.strip())
+        return output.failure(ServerError(f"The server said: {said}. What was not committed is rolled back."))
     finally:
         output.close()
+
+
+def _root(given: Path | None) -> Path:
+    """Return where to look for the repository: the folder that was given must be one itself."""
+    if given is not None:
+        if not (given / "pyproject.toml").is_file():
+            raise WorkspaceError(f"--root {given} is not a repository: there is no {given / 'pyproject.toml'}.")
+        return given
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise WorkspaceError(
+            "The current folder is gone. Go into the repository, or give its folder with --root."
+        ) from None
 
 
 def _added() -> Mapping[str, Verb]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _STYLES = {"failed": "bold red", "interrupted": "bold red", "not run": "yellow", "not seeded": "yellow"}
 # Where the durations stand, unless a line is longer.
 _LINE = 100
-_QUIET_WORDS = ("up to date", "there already")
+_QUIET_WORDS = ("up to date", "there already", "not there")
 
 
 class Output:
@@ -62,7 +62,7 @@ class Output:
             return
         if self._quiet:
             return
-        if act.kind in ("notice", "progress") and self._console is not None:
+        if act.kind in ("notice", "progress") and self._console is not None and not self._console.is_dumb_terminal:
             self._show(act.package, act.what)
             return
         if act.kind == "progress":
@@ -98,6 +98,8 @@ class Output:
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]], styles: Sequence[str] = ()) -> None:
         """Write rows in columns, the last one ragged; `styles` colours a row each on a terminal."""
+        if self._quiet:
+            return
         widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header) - 1)]
         for number, row in enumerate((header, *rows)):
             line = "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
@@ -106,6 +108,15 @@ class Output:
                 self._console.print(line, style=style or None, markup=False)
             else:
                 print(line)
+
+    def ask(self, question: str) -> bool:
+        """Return whether a person at a terminal says yes; where there is nobody to ask, the answer is no."""
+        if self.as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
+            return False
+        try:
+            return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+        except EOFError:
+            return False
 
     def error(self, text: str) -> None:
         """Write a message on stderr."""
@@ -168,7 +179,14 @@ class Output:
         seconds = time.perf_counter() - self._started
         whats = Counter(act.what for outcome in outcomes for act in outcome.acts)
         parts = []
-        for what, noun in (("created", "database"), ("applied", "revision"), ("seeded", "seed file")):
+        for what, noun in (
+            ("dropped", "database"),
+            ("created", "database"),
+            ("applied", "revision"),
+            ("undone", "revision"),
+            ("cleaned", "database"),
+            ("seeded", "seed file"),
+        ):
             if count := whats.pop(what, 0):
                 parts.append(f"{count} {noun}{'s' if count != 1 else ''} {'run' if what == 'seeded' else what}")
         # Verbs that packages add have words of their own.

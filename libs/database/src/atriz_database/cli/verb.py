@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from atriz_database.cli.output import Output
-from atriz_database.verbs import Options
+from atriz_database.run import Options
 from atriz_database.workspace import Workspace
 
 

@@ -1,0 +1,121 @@
+"""Verbs that change databases."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Callable, Mapping
+
+from atriz_database import verbs
+from atriz_database.cli.arguments import force, one_package, package, package_and_only
+from atriz_database.cli.verb import Call, Verb
+from atriz_database.fleet import Outcome
+
+
+def _fleet_verb(verb: Callable[..., list[Outcome]]) -> Callable[[Call], int]:
+    def run(call: Call) -> int:
+        return call.output.finish(verb(call.workspace, call.arguments.package, call.options, call.output.report))
+
+    return run
+
+
+def _configure_destructive(parser: ArgumentParser) -> None:
+    package(parser)
+    force(parser)
+
+
+def _configure_drop(parser: ArgumentParser) -> None:
+    _configure_destructive(parser)
+    parser.add_argument("--yes", action="store_true", help="do not ask; needed where there is no terminal to ask on")
+    parser.add_argument("--force-connections", action="store_true", help="end the connections that others have")
+
+
+def _drop(verb: str, run: Callable[..., list[Outcome]]) -> Callable[[Call], int]:
+    def ask_and_run(call: Call) -> int:
+        name = call.arguments.package
+        targets = verbs.existing(call.workspace, name, call.options, verb)
+        if targets and not call.arguments.yes:
+            names = ", ".join(f"{target.database} ({target.url})" for target in targets)
+            if not call.output.ask(f"{verb} destroys all data of {names}. Go on?"):
+                call.output.error(f"atriz: nothing was done. Say yes, or give --yes to {verb} without being asked.")
+                return 2
+        ends = call.arguments.force_connections
+        outcomes = run(call.workspace, name, call.options, call.output.report, force_connections=ends)
+        return call.output.finish(outcomes)
+
+    return ask_and_run
+
+
+def _configure_rollback(parser: ArgumentParser) -> None:
+    _configure_destructive(parser)
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--count", type=_positive, default=1, metavar="N", help="how many revisions to undo")
+    group.add_argument("--to", metavar="REVISION", help="go back to this revision, which itself stays; or to base")
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise ArgumentTypeError(f"{text!r} is not a number of revisions, 1 or more")
+    return int(text)
+
+
+def _rollback(call: Call) -> int:
+    given = call.arguments
+    name = one_package(call, "rollback")
+    return call.output.finish(
+        verbs.rollback(call.workspace, name, call.options, call.output.report, count=given.count, to=given.to)
+    )
+
+
+VERBS: Mapping[str, Verb] = {
+    "setup": Verb(
+        "Create, migrate and seed: from nothing to working; on what is there, only what is missing.",
+        _fleet_verb(verbs.setup),
+        package_and_only,
+        "examples:\n  atriz setup\n  atriz setup mextrack     core first, then mextrack",
+    ),
+    "create": Verb(
+        "Make the databases that are not there yet, and label them.",
+        _fleet_verb(verbs.create),
+        package,
+        "examples:\n  atriz create\n  atriz create core",
+    ),
+    "migrate": Verb(
+        "Bring databases to head: core first, then the apps side by side.",
+        _fleet_verb(verbs.migrate),
+        package_and_only,
+        "A missing database is created first, but for production.\n\n"
+        "examples:\n  atriz migrate\n  atriz migrate mextrack          core to head first\n"
+        "  atriz migrate mextrack --only   mextrack alone",
+    ),
+    "rollback": Verb(
+        "Undo the newest revision of one package, or several, after naming them.",
+        _rollback,
+        _configure_rollback,
+        "examples:\n  atriz rollback mextrack\n  atriz rollback mextrack --count 2\n"
+        "  atriz rollback mextrack --to base",
+    ),
+    "seed": Verb(
+        "Run the seed files, in alphabetical order, one transaction each; skipped in production.",
+        _fleet_verb(verbs.seed),
+        package,
+        "examples:\n  atriz seed\n  atriz seed pshop",
+    ),
+    "clean": Verb(
+        "Empty every table and restart every sequence; structure and history stay.",
+        _fleet_verb(verbs.clean),
+        _configure_destructive,
+        "examples:\n  atriz clean pshop && atriz seed pshop\n  atriz clean",
+    ),
+    "reset": Verb(
+        "Drop, create, migrate and seed; asks first.",
+        _drop("reset", verbs.reset),
+        _configure_drop,
+        "examples:\n  atriz reset pshop\n  atriz reset --yes",
+    ),
+    "drop": Verb(
+        "Remove the databases, core's last; asks first.",
+        _drop("drop", verbs.drop),
+        _configure_drop,
+        "examples:\n  atriz drop pshop\n  atriz drop --yes --force-connections",
+    ),
+}

@@ -1,0 +1,50 @@
+"""SIGINT and SIGTERM kept waiting: so that what was done is also told, and nobody dies between the two."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Windows has no signal masks; there a moment remains in which a signal comes between the two.
+_HAS_MASKS = hasattr(signal, "pthread_sigmask")
+
+
+@contextmanager
+def blocked() -> Iterator[None]:
+    """Keep the signals waiting until the block is left."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS) if _HAS_MASKS else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def unblocked() -> Iterator[None]:
+    """Let the signals in again while the block runs: those that waited come at once."""
+    before = signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS) if _HAS_MASKS else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def discard() -> None:
+    """Throw away the signals that wait: who has been interrupted once need not be again."""
+    while _HAS_MASKS and (waiting := signal.sigpending() & set(SIGNALS)):
+        signal.sigwait(waiting)
+
+
+def ignore(number: int, frame: object) -> None:
+    """Handle a signal by doing nothing. SIG_IGN would make Python complain of one that came just before."""
+
+
+def once(number: int, frame: object) -> None:
+    """Handle the first signal as `KeyboardInterrupt`, and no other: Ctrl-C reaches every process, and some twice."""
+    for each in SIGNALS:
+        signal.signal(each, ignore)
+    raise KeyboardInterrupt

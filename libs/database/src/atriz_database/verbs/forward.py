@@ -1,0 +1,176 @@
+"""Verbs that build: setup, create, migrate, seed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from functools import partial
+from itertools import count
+
+from atriz_database import databases, fleet, label, lock, revisions
+from atriz_database.errors import AtrizError, DatabaseMissingError, MigrationError
+from atriz_database.fleet import Act, Outcome, Report
+from atriz_database.look import Look
+from atriz_database.run import Options, ignore, locate, look_at, noticing, on_each
+from atriz_database.settings import Target
+from atriz_database.workspace import Workspace
+
+
+def setup(
+    workspace: Workspace, name: str | None = None, options: Options = Options(), report: Report = ignore
+) -> list[Outcome]:
+    """Create, migrate and seed: from nothing to working; on what is there, only what is missing.
+
+    Raise `AtrizError` if the run cannot begin; what fails for one package is in its outcome.
+    """
+    return _migrating(workspace, name, options, report, seeding=True)
+
+
+def create(
+    workspace: Workspace, name: str | None = None, options: Options = Options(), report: Report = ignore
+) -> list[Outcome]:
+    """Make the databases that aren't there, and label them.
+
+    Raise `AtrizError` if the run cannot begin; what fails for one package is in its outcome.
+    """
+    return on_each(workspace, name, partial(create_database, options), options, report, makes_database=True)
+
+
+def migrate(
+    workspace: Workspace, name: str | None = None, options: Options = Options(), report: Report = ignore
+) -> list[Outcome]:
+    """Bring the databases to head, core first, the apps side by side.
+
+    A missing database is created first, but for production. Where nothing is pending, Alembic isn't even imported.
+
+    Raise `AtrizError` if the run cannot begin; what fails for one package is in its outcome.
+    """
+    return _migrating(workspace, name, options, report, seeding=False)
+
+
+def seed(
+    workspace: Workspace, name: str | None = None, options: Options = Options(), report: Report = ignore
+) -> list[Outcome]:
+    """Run the packages' seed files; in production nothing runs, and a warning says so.
+
+    Raise `AtrizError` if the run cannot begin; what fails for one package is in its outcome.
+    """
+    return on_each(workspace, name, partial(seed_database, options), options, report)
+
+
+def _migrating(
+    workspace: Workspace, name: str | None, options: Options, report: Report, *, seeding: bool
+) -> list[Outcome]:
+    packages = workspace.select(name, dependencies=not options.only)
+    targets = locate(workspace, packages, report)
+    looks, failed = look_at(targets, options)
+    by_name = {each.target.package.name: each for each in looks}
+    for each in looks:
+        reason = _obstacle(each)
+        if reason is not None:
+            failed.setdefault(each.target.package.name, reason)
+    steps = partial(_bring_up, options, by_name, seeding)
+    pending = [each for each in looks if each.state != "up-to-date"]
+    if not pending and not failed and not seeding:
+        # The most frequent run of all: nothing to do, and so no process to start.
+        outcomes = []
+        for target in targets:
+            act = Act(target.package.name, target.database, "up to date")
+            report(act)
+            outcomes.append(Outcome(act.package, act.database, "done", (act,)))
+        return outcomes
+    if pending:
+        # Imported here, before the workers fork, and so once for all of them.
+        from atriz_database import migrations as _  # noqa: F401
+    return fleet.run(targets, steps, report, failed=failed)
+
+
+def _obstacle(seen: Look) -> AtrizError | None:
+    """Return why a database cannot be migrated, if that is plain before trying."""
+    target = seen.target
+    folder = target.package.folder
+    try:
+        seen.files.single_head()
+        for id_ in seen.pending:
+            revisions.check_syntax(seen.files.by_id[id_].path)
+    except AtrizError as error:
+        return error
+    if seen.state == "missing" and target.environment == "production":
+        return DatabaseMissingError(
+            f"{target.database} does not exist at {target.url} (from {target.origin}), and in production nothing is "
+            f"created unasked. Make it with `atriz create {target.package.name}`."
+        )
+    if seen.state == "diverged":
+        rows, head = ", ".join(seen.current), seen.files.single_head()
+        return MigrationError(
+            f"{target.database} has the version rows {rows}, which the files put on one line that ends in {head}: all "
+            f"of it is applied. Say so: `alembic stamp --purge {head}` in {folder}."
+        )
+    if seen.state == "ahead":
+        return MigrationError(
+            f"{target.database} is at {', '.join(seen.current)}, which no file in {folder / 'migrations/versions'} "
+            "has: the database is ahead of this code. Update the checkout, or deploy the code it was migrated with."
+        )
+    if seen.state == "unversioned":
+        return MigrationError(
+            f"{target.database} at {target.url} has tables but no version: something else made them. If they are "
+            f"those of a revision, run `alembic stamp REVISION` in {folder}; if not, name another database."
+        )
+    return None
+
+
+def create_database(options: Options, target: Target, report: Report) -> None:
+    """Make and label the database of one package, if it lacks either; the task of `create`."""
+    started = time.perf_counter()
+    made = databases.create(target, wait=options.wait)
+    # Under the lock: a run that found the database before its label was written may be doing the same.
+    with lock.held(target, wait=options.lock_wait, notify=noticing(target, report)) as connection:
+        label.prepare(connection, target)
+    what = "created" if made else "there already"
+    report(Act(target.package.name, target.database, what, seconds=time.perf_counter() - started))
+
+
+def _migrate(options: Options, pending: int, target: Target, report: Report) -> None:
+    from atriz_database import migrations
+
+    name, database = target.package.name, target.database
+    done = count(1)
+
+    def applied(each: migrations.Applied) -> None:
+        report(Act(name, database, "applied", each.title, each.revision, each.seconds))
+        report(Act(name, database, f"{next(done)} of {pending} revisions", kind="progress"))
+
+    report(Act(name, database, f"0 of {pending} revisions", kind="progress"))
+    migrations.upgrade(migrations.Run(target, options.lock_wait, noticing(target, report), applied))
+    if next(done) == 1:
+        # Another run did it while this one waited.
+        report(Act(name, database, "up to date"))
+
+
+def seed_database(options: Options, target: Target, report: Report) -> None:
+    """Run the seed files of one package, but for production; the task of `seed`."""
+    from atriz_database import seeds
+
+    name, database = target.package.name, target.database
+    if target.environment == "production":
+        detail = "APP_ENV is production: seeds are for development and tests"
+        report(Act(name, database, "not seeded", detail=detail, kind="warning"))
+        return
+    if not seeds.files(target.package.folder / "seeds"):
+        report(Act(name, database, "not seeded", detail="it has no seed files"))
+        return
+    report(Act(name, database, "seeding", kind="progress"))
+    for seeded in seeds.seed(target, lock_wait=options.lock_wait, notify=noticing(target, report)):
+        report(Act(name, database, "seeded", seeded.file, str(seeded), seeded.seconds))
+
+
+def _bring_up(options: Options, looks: Mapping[str, Look], seeding: bool, target: Target, report: Report) -> None:
+    state, pending = looks[target.package.name].state, len(looks[target.package.name].pending)
+    if state == "missing":
+        create_database(options, target, report)
+    if state == "up-to-date":
+        report(Act(target.package.name, target.database, "up to date"))
+    else:
+        _migrate(options, pending, target, report)
+    if seeding:
+        seed_database(options, target, report)

@@ -1,0 +1,60 @@
+"""Verbs that show where databases stand and change nothing: status, plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from atriz_database.look import Look, look
+from atriz_database.run import Options, ignore, locate, read
+from atriz_database.workspace import Workspace
+
+
+def status(workspace: Workspace, name: str | None = None, options: Options = Options()) -> list[Look]:
+    """Return where the databases stand against the code. Changes nothing, but for starting the embedded server.
+
+    Raise `AtrizError` if the settings or the revision files cannot be read.
+    """
+    targets = locate(workspace, workspace.select(name), ignore)
+    return look(targets, [read(target.package) for target in targets], wait=options.wait, edited=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One revision that `migrate` would apply."""
+
+    revision: str
+    title: str
+    operations: tuple[str, ...]
+    """What its statements do: ``CREATE TABLE users``."""
+    sql: str
+    error: str
+    """Why it cannot be rendered without a database, if it cannot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What `migrate` would do to one database."""
+
+    look: Look
+    steps: tuple[Step, ...]
+
+
+def plan(workspace: Workspace, name: str | None = None, options: Options = Options()) -> list[Plan]:
+    """Return what `migrate` would do, database by database in its order. Takes no lock, changes nothing.
+
+    Raise `AtrizError` if the settings or the revision files cannot be read.
+    """
+    targets = locate(workspace, workspace.select(name, dependencies=not options.only), ignore)
+    looks = look(targets, [read(target.package) for target in targets], wait=options.wait)
+    return [Plan(each, _steps(each)) for each in looks]
+
+
+def _steps(seen: Look) -> tuple[Step, ...]:
+    if not seen.pending:
+        return ()
+    from atriz_database import migrations
+
+    return tuple(
+        Step(each.revision.id, each.revision.title, each.operations, each.sql, each.error)
+        for each in migrations.render(seen.target.package, seen.pending)
+    )
