@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 
 import psycopg
@@ -226,3 +227,100 @@ def test_a_plain_sql_revision_without_its_file_is_named(fleet: Tree) -> None:
     assert f"{path.with_suffix('.sql')}, the body" in fleet.atriz("migrate", "left").stderr
     path.with_suffix(".sql").write_text("CREATE TABLE x ()")
     assert "needs a line `-- migrate:up`" in fleet.atriz("migrate", "left").stderr
+
+
+def test_broken_files_of_the_only_package_of_a_run_are_named(fleet: Tree) -> None:
+    """Not only where another package of the run can be read."""
+    path = fleet.revise("core", 3, down="feedbeef")
+    for verb in ("migrate", "setup", "status"):
+        done = fleet.atriz(verb, "core")
+        assert done.returncode == 1
+        assert f"{path} has down_revision 'feedbeef'" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_role_that_may_not_look_is_told(fleet: Tree) -> None:
+    """A missing right on schema atriz is a state and a message, not a traceback."""
+    fleet.atriz("migrate", "core")
+    server, role = fleet.server, f"blind_{fleet.suffix}"
+    with psycopg.connect(**dict(server.parameters), autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'blind'".encode())
+        try:
+            environ = {"PGHOST": server.parameters["host"], "PGUSER": role, "PGPASSWORD": "blind"}
+            status = fleet.atriz("status", "core", "--json", **environ)
+            done = fleet.atriz("migrate", "core", **environ)
+        finally:
+            connection.execute(f"DROP ROLE {role}".encode())
+    assert (status.returncode, done.returncode) == (0, 1)
+    assert '"unreachable"' in status.stdout
+    assert "permission denied" in done.stderr
+    assert "Traceback" not in status.stderr + done.stderr
+
+
+def test_a_database_without_an_encoding_works(fleet: Tree) -> None:
+    """In SQL_ASCII psycopg gives bytes for text, unless it is told what to expect."""
+    name = fleet.database("core")
+    with psycopg.connect(**dict(fleet.server.parameters), autocommit=True) as connection:
+        statement = f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+        try:
+            connection.execute(statement.encode())
+        except psycopg.Error:
+            connection.execute(f"{statement} LOCALE_PROVIDER libc".encode())
+    done = fleet.atriz("migrate", "core", PGCLIENTENCODING="SQL_ASCII")
+    assert done.returncode == 0, done.stderr
+    assert fleet.status()["core"]["state"] == "up-to-date"
+
+
+def test_a_password_in_a_failing_statement_is_masked(fleet: Tree) -> None:
+    """The caret still points to the right place."""
+    fleet.revise("left", 3, "ALTER ROLE postgres PASSWORD 'top''secret' VALID UNTIL nowhere")
+    done = fleet.atriz("migrate", "left")
+    assert done.returncode == 1
+    assert "secret" not in done.stderr
+    line, caret = next(
+        pair for pair in zip(done.stderr.splitlines(), done.stderr.splitlines()[1:], strict=False) if "^" in pair[1]
+    )
+    assert line[caret.index("^") :].startswith("nowhere")
+
+
+def test_percent_signs_do_not_move_the_caret(fleet: Tree) -> None:
+    """The statement is shown as it was written."""
+    fleet.revise("left", 3, "SELECT 5 % 2, 6 % 4, nosuchcol")
+    done = fleet.atriz("migrate", "left")
+    lines = done.stderr.splitlines()
+    at = lines.index("    SELECT 5 % 2, 6 % 4, nosuchcol")
+    assert lines[at][lines[at + 1].index("^") :] == "nosuchcol"
+
+
+@pytest.mark.parametrize(
+    "variable", ["PGREQUIREAUTH=scram-sha-256", "PGTARGETSESSIONATTRS=standby", "PGOPTIONS=-csearch_path=nowhere"]
+)
+def test_settings_for_another_server_do_not_reach_the_embedded_one(fleet: Tree, variable: str) -> None:
+    """What PG* in the process environment ask of a team's server is nothing to it."""
+    if "PGHOST" in fleet.environ:
+        pytest.skip("on a server that is named they hold")
+    name, _, value = variable.partition("=")
+    done = fleet.atriz("migrate", **{name: value})
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_revision_that_exits_is_named(fleet: Tree) -> None:
+    """quit() in a revision is a failure of that revision."""
+    fleet.revise("left", 3, body="raise SystemExit(0)")
+    done = fleet.atriz("migrate", "left")
+    assert done.returncode == 1
+    assert "0003_left0003.py, line 11: SystemExit" in done.stderr
+
+
+def test_what_revisions_and_seeds_print_does_not_spoil_the_document(fleet: Tree) -> None:
+    """--json stays one document."""
+    fleet.seed("left", "001_talks.py", "print('hello')")
+    done = fleet.atriz("setup", "left", "--json")
+    assert done.returncode == 0, done.stderr
+    json.loads(done.stdout)
+    assert "hello" in done.stderr
+
+
+def test_a_mistyped_verb_is_answered_with_the_nearest(fleet: Tree) -> None:
+    """As a package is."""
+    assert "Did you mean migrate?" in fleet.atriz("migrat").stderr

@@ -123,3 +123,32 @@ def test_a_worker_whose_parent_was_killed_stops_after_its_revision(fleet: Tree) 
     process.communicate(timeout=20)
     assert fleet.status()["left"]["current"] == ["left0003"]
     assert fleet.atriz("migrate", "left").returncode == 0
+
+
+def test_nothing_is_committed_once_the_lock_is_lost(fleet: Tree) -> None:
+    """Where the connection that holds the lock is ended, the revision under way is rolled back, and it is said."""
+    fleet.atriz("migrate")
+    fleet.revise(
+        "left",
+        3,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND application_name LIKE 'atriz lock%'; "
+        "SELECT pg_sleep(0.3); CREATE TABLE half (id int)",
+    )
+    done = fleet.atriz("migrate")
+    assert done.returncode == 1
+    assert "held the database's lock was ended" in done.stderr
+    assert fleet.status()["left"]["current"] == ["left0002"]
+    assert fleet.rows("left", "SELECT to_regclass('half')") == [(None,)]
+
+
+def test_a_time_limit_for_idle_sessions_does_not_end_the_lock(fleet: Tree) -> None:
+    """The lock's connection does nothing for as long as the run takes, which the server must bear."""
+    fleet.atriz("migrate")
+    with fleet.connect("left") as connection:
+        if connection.info.server_version < 140000:
+            pytest.skip("the setting is newer")
+        connection.execute(f"ALTER DATABASE {fleet.database('left')} SET idle_session_timeout = '100ms'".encode())
+    fleet.revise("left", 3, "SELECT pg_sleep(0.5)")
+    done = fleet.atriz("migrate")
+    assert done.returncode == 0, done.stderr

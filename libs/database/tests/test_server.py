@@ -95,6 +95,37 @@ def test_it_comes_back_after_being_killed(own: Server) -> None:
         assert connection.execute("SELECT number FROM kept").fetchone() == (1,)
 
 
+def test_a_stale_pid_file_does_not_cost_another_process_its_life(own: Server) -> None:
+    """After a reboot the number may be somebody else's: it is not stopped, and the server starts."""
+    server.start(own)
+    server.stop(own)
+    as_user = {"user": own.user.pw_uid, "group": own.user.pw_gid, "extra_groups": []} if os.geteuid() == 0 else {}
+    with subprocess.Popen(["sleep", "60"], **as_user) as innocent:
+        lines = f"{innocent.pid}\n{own.data}\n1700000000\n5432\n{own.socket_folder}\n\n"
+        (own.data / "postmaster.pid").write_text(lines)
+        assert server.stop(own) is False
+        assert server.start(own) is True
+        assert innocent.poll() is None
+        innocent.kill()
+
+
+def test_no_umask_keeps_the_server_from_its_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under umask 077 as under 000 it starts, and nobody else can write where it lives."""
+    monkeypatch.setattr(server, "_reachable", lambda path: os.geteuid() != 0)
+    for mask in (0o077, 0o000):
+        home = Path(tempfile.mkdtemp(prefix="atriz-umask-"))
+        home.chmod(0o755)
+        masked = Server(home / "above" / "server", server.of(home).user)
+        before = os.umask(mask)
+        try:
+            assert server.start(masked) is True
+            assert stat.S_IMODE((home / "above").stat().st_mode) & 0o022 == 0
+        finally:
+            os.umask(before)
+            server.stop(masked)
+            shutil.rmtree(home)
+
+
 def test_a_killed_initdb_leaves_nothing_that_is_taken_for_a_server(own: Server) -> None:
     """The folder in which a killed run was making data is made anew."""
     own.home.mkdir(parents=True)

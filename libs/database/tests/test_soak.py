@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import subprocess
+from collections import Counter
 
 import pytest
 from tree import Tree
@@ -39,16 +40,18 @@ def _stop_and_finish(tree: Tree, number: signal.Signals, *, times: int, seed: in
             f"connection.execute('INSERT INTO {name}_1 SELECT 1 WHERE NOT EXISTS (SELECT FROM {name}_1)')",
         )
     next_number = 4
+    said: Counter[str] = Counter()
     for _ in range(times):
         process = tree.start("setup")
         moment = moments.uniform(0.0, 0.9)
         try:
-            _, errors = process.communicate(timeout=moment)
+            output, errors = process.communicate(timeout=moment)
         except subprocess.TimeoutExpired:
             process.send_signal(number)
-            _, errors = process.communicate(timeout=30)
+            output, errors = process.communicate(timeout=30)
             # Until `main` runs, it is Python that is starting, and Python that complains.
             assert "Traceback" not in errors or "in main" not in errors, (moment, errors)
+        said.update(line.split()[0] for line in output.splitlines() if "  applied  " in line)
         if process.returncode == 0:
             # It was done before the moment came: there is more to do for the next.
             for name in tree.folders:
@@ -56,6 +59,10 @@ def _stop_and_finish(tree: Tree, number: signal.Signals, *, times: int, seed: in
             next_number += 1
     done = tree.atriz("setup")
     assert done.returncode == 0, done.stderr
+    said.update(line.split()[0] for line in done.stdout.splitlines() if "  applied  " in line)
+    if number != signal.SIGKILL:
+        # What was applied was said, whatever moment the signal came at.
+        assert said == Counter(dict.fromkeys(tree.folders, next_number - 1))
     for name in tree.folders:
         expected = [(f"{name}_{i}", "r") for i in range(1, next_number)] + [
             (f"{name}{i:04}", "u") for i in range(1, next_number)

@@ -71,6 +71,8 @@ def check(connection: databases.Connection) -> None:
     :param connection: what :func:`held` yielded.
     """
     try:
+        # Once for the server's last words, if there are any, and once for the end of the line behind them.
+        connection.pgconn.consume_input()
         connection.pgconn.consume_input()
         ended = connection.pgconn.status != pq.ConnStatus.OK
     except psycopg.OperationalError:

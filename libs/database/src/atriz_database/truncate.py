@@ -16,10 +16,10 @@ from psycopg import sql
 from atriz_database.databases import Connection
 from atriz_database.errors import AtrizError
 
-# Medians of 7 runs over 20 tables of 4 columns and 2 indexes, fsync on, PostgreSQL 15 and 18. TRUNCATE takes 0.7 ms (18)
-# to 3 ms (15) a table; DELETE 0.3 us a row, and 6 us more for each foreign key that refers to the table, for it looks
-# there for each row. With one they meet at 120 (18) to 500 rows (15), with none at 2,000 to 5,000. 100 is below all of
-# these: what it forgoes is 2 ms a table, what 300 would lose on 18 is 3 ms where two foreign keys refer to a table.
+# Medians of 7 runs over 20 tables of 4 columns and 2 indexes, fsync on. TRUNCATE takes 0.7 ms (PostgreSQL 18) to 3 ms
+# (15) a table; DELETE 0.3 us a row, and 6 us more for each foreign key that refers to the table, for it looks there for
+# each row. With one such key they meet at 120 (18) to 500 rows (15), with none at 2,000 to 5,000. What 100 forgoes is
+# 2 ms a table; what 300 would lose on 18, where two keys refer to a table, is 3 ms.
 _FEW_ROWS = 100
 # A few rows with much TOAST, or a table's many dead rows, make DELETE slow as well.
 _FEW_BYTES = 1 << 20
