@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from pkgutil import resolve_name
 from uuid import uuid4
 
 import pytest
 import sqlalchemy
+from clone import copy_tree
+from tree import alembic_main, forked
 
-from atriz_database import catalog, databases, drift, migrations, model, pytest_plugin, verbs, workspace
+from atriz_database import catalog, databases, drift, migrations, model, pytest_plugin, server, verbs, workspace
+from atriz_database.__main__ import main as atriz_main
 from atriz_database.settings import Target
 from atriz_database.url import DatabaseURL
 from atriz_database.workspace import Package
@@ -43,14 +46,7 @@ def alembic(target: Target, *arguments: str, folder: Path | None = None) -> str:
     # On the server that the tests use; otherwise no variable of ours is set.
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "ATRIZ", "APP_ENV"))}
     environ |= {f"{package.prefix}_{package.variable}": target.url.text(secrets=True), "APP_ENV": "test"}
-    done = subprocess.run(
-        [sys.executable, "-m", "alembic", *arguments],
-        cwd=folder or package.folder,
-        env=environ,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = forked(alembic_main, ["alembic", *arguments], folder or package.folder, environ)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -140,3 +136,50 @@ def test_every_user_id_of_an_app_is_a_declared_and_indexed_reference(package: Pa
                 first += [next(iter(key.columns)) for key in table.constraints if getattr(key, "columns", ())]
                 assert column in first, f"{table}.{column.name} is not indexed"
     assert declared or package.name not in ("atriz", "pshop", "mextrack")
+
+
+@pytest.fixture
+def plain_copy(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Yield a copy of the tree whose embedded server is where it is by itself; no variable says anything."""
+    for name in [name for name in os.environ if name.startswith(("PG", "ATRIZ", "APP_ENV"))]:
+        monkeypatch.delenv(name)
+    root = tmp_path_factory.mktemp("plain") / "clone"
+    copy_tree(root)
+    yield root
+    own = server.of(root)
+    server.stop(own)
+    shutil.rmtree(own.home)
+
+
+def test_plain_alembic_does_everything_with_no_variable_set(plain_copy: Path) -> None:
+    """In each package's folder: upgrade, downgrade, current, history, check, stamp, revision, merge, the head file."""
+    environ = {"PATH": os.environ["PATH"], "HOME": str(plain_copy.parent)}
+
+    def run(program: str, folder: Path, *arguments: str) -> str:
+        main = {"alembic": alembic_main, "atriz": atriz_main}[program]
+        done = forked(main, [program, *arguments], folder, environ)
+        assert done.returncode == 0, (folder.name, arguments, done.stdout, done.stderr)
+        return done.stdout
+
+    run("atriz", plain_copy, "setup", "--quiet")
+    for package in workspace.load(plain_copy).packages:
+        head = verbs.read(package).single_head()
+        folder = package.folder
+        assert f"{head} (head)" in run("alembic", folder, "current")
+        assert str(head) in run("alembic", folder, "history")
+        assert "downgrade" in run("alembic", folder, "downgrade", "-1")
+        assert "upgrade" in run("alembic", folder, "upgrade", "head")
+        assert "No new upgrade operations" in run("alembic", folder, "check")
+        run("alembic", folder, "stamp", "head")
+        run("alembic", folder, "revision", "--autogenerate", "-m", "one")
+        run("alembic", folder, "revision", "--splice", "--head", str(head), "-m", "two")
+        assert len(verbs.read(package).heads) == 2
+        run("alembic", folder, "merge", "heads", "-m", "both")
+        merged = verbs.read(package).single_head()
+        assert (folder / "migrations" / "head").read_text().split()[0] == merged
+        run("alembic", folder, "upgrade", "head")
+        assert f"{merged} (head)" in run("alembic", folder, "current")
+        assert "No new upgrade operations" in run("alembic", folder, "check")
+    rows = json.loads(run("atriz", plain_copy, "status", "--json"))
+    assert {row["state"] for row in rows} == {"up-to-date"}
+    assert [row["edited"] for row in rows] == [[]] * len(rows)

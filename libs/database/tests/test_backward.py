@@ -146,6 +146,7 @@ def test_drop_names_who_is_connected_and_ends_them_only_when_told(set_up: Tree) 
         assert set_up.exists("left")
         done = set_up.atriz("drop", "left", "--yes", "--force-connections")
         assert done.returncode == 0, done.stderr
+        assert f"ending the connections of pid {pid} (a worried app" in done.stdout
         with pytest.raises(psycopg.OperationalError):
             visitor.execute("SELECT 1")
     assert not set_up.exists("left")

@@ -54,13 +54,14 @@ def prepare(tree: Tree, situation: str) -> None:
     ["nothing there", "at head", "second run", "server down", "another environment", "production", "broken revision"],
 )
 def test_every_verb_ends_as_documented(fleet: Tree, situation: str) -> None:
-    """The exit status is the table's, --json prints one document and nothing else, no traceback, no `defect`."""
+    """The exit status is the table's, --json prints one document, --quiet nothing, and there is no traceback."""
     prepare(fleet, situation)
     expected = documented()[situation]
     found = {}
     for verb in _VERBS:
         if situation == "second run":
-            fleet.atriz(*verb.split())
+            quiet = fleet.atriz(*verb.split(), "--quiet")
+            assert (quiet.returncode, quiet.stdout) == (0, ""), (verb, quiet.stderr)
         done = fleet.atriz(*verb.split(), "--json")
         found[verb] = str(done.returncode)
         assert "Traceback" not in done.stderr, (verb, done.stderr)

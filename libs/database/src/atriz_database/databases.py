@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -169,10 +169,17 @@ class Visitor:
         return f"pid {self.pid} ({self.application or 'no application name'}, {self.user} from {self.host})"
 
 
-def drop(target: Target, *, force_connections: bool = False, wait: float = 0.0) -> bool:
+def drop(
+    target: Target,
+    *,
+    force_connections: bool = False,
+    wait: float = 0.0,
+    ending: Callable[[Sequence[Visitor]], None] = lambda visitors: None,
+) -> bool:
     """Remove the database. Return whether there was one: already gone is a result.
 
     :param force_connections: whether to end the connections that others have to it.
+    :param ending: gets those connections before they are ended.
 
     Raise what :func:`connect` raises, and `ServerError` if others are connected, who are named, or the role may not.
     """
@@ -186,6 +193,8 @@ def drop(target: Target, *, force_connections: bool = False, wait: float = 0.0) 
                 f"{target.database} is in use by {'; '.join(map(str, visitors))}. Let them end, or end them with "
                 "--force-connections."
             )
+        if visitors:
+            ending(visitors)
         force = sql.SQL("")
         if visitors and connection.info.server_version >= 130000:
             force = sql.SQL("WITH (FORCE)")

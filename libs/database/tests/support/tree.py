@@ -62,7 +62,17 @@ def downgrade():
 '''
 
 
-def _forked(
+def alembic_main() -> None:
+    """Run the ``alembic`` command, for :func:`forked`."""
+    import importlib
+
+    import alembic.config
+
+    # It has bound the stdout of when it was imported.
+    importlib.reload(alembic.config).main()
+
+
+def forked(
     main: Callable[[], object], words: list[str], folder: Path, environ: Mapping[str, str]
 ) -> subprocess.CompletedProcess[str]:
     """Run a command's `main` in a forked process: as if it had been started, without what its imports cost."""
@@ -196,7 +206,7 @@ class Tree:
         """Run ``atriz`` in the repository, and return how it ended."""
         from atriz_database.__main__ import main
 
-        return _forked(main, ["atriz", *arguments], self.root, {**self.environ, **environ})
+        return forked(main, ["atriz", *arguments], self.root, {**self.environ, **environ})
 
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         """Start ``atriz`` in the repository, and return the process."""
@@ -212,9 +222,7 @@ class Tree:
 
     def alembic(self, name: str, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         """Run plain ``alembic`` in a package's folder, and return how it ended."""
-        from alembic.config import main
-
-        return _forked(main, ["alembic", *arguments], self.folders[name], {**self.environ, **environ})
+        return forked(alembic_main, ["alembic", *arguments], self.folders[name], {**self.environ, **environ})
 
     def target(self, name: str, environ: Mapping[str, str] | None = None) -> Target:
         """Return where a package's database is."""

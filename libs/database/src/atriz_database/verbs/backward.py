@@ -192,6 +192,10 @@ def _clean(options: Options, target: Target, report: Report) -> None:
 
 def _drop(options: Options, force_connections: bool, target: Target, report: Report) -> None:
     started = time.perf_counter()
-    gone = databases.drop(target, force_connections=force_connections, wait=options.wait)
+
+    def ending(visitors: Sequence[databases.Visitor]) -> None:
+        noticing(target, report)(f"ending the connections of {'; '.join(map(str, visitors))}")
+
+    gone = databases.drop(target, force_connections=force_connections, wait=options.wait, ending=ending)
     what = "dropped" if gone else "not there"
     report(Act(target.package.name, target.database, what, seconds=time.perf_counter() - started))
