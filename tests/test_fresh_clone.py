@@ -11,7 +11,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
+import second
 from clone import Clone, cloned, copy_tree, uv
 
 DATABASES = ["atriz_db", "atriz_shared", "mextrack_db", "pshop_db"]
@@ -94,6 +96,34 @@ def test_a_signal_to_nox_ends_everything_in_good_order(clone: Clone, number: sig
     assert clone.rows("mextrack_db", "SELECT to_regclass('half')") == [(None,)]
     left = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'atriz%'"
     assert clone.rows("mextrack_db", left) == [(0,)]
+
+
+def test_a_deploy_needs_neither_nox_nor_the_embedded_server(clone: Clone) -> None:
+    """From the tree and an environment: create, then migrate as production, on a server that is named; no seeds."""
+    atriz = str(clone.root / ".venv" / "bin" / "atriz")
+    environ = {"PATH": os.defpath, "HOME": clone.environ["HOME"], "LANG": "C.UTF-8", "APP_ENV": "production"}
+
+    def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        words = [atriz, *arguments]
+        return subprocess.run(
+            words, cwd=clone.root, env={**environ, **more}, capture_output=True, text=True, timeout=60
+        )
+
+    refused = run("migrate")
+    assert refused.returncode == 2
+    assert "APP_ENV is production, where the embedded server is not used" in refused.stderr
+    with second.running() as server:
+        unasked = run("migrate", **server.environ)
+        assert unasked.returncode == 1
+        assert "`atriz create core`" in unasked.stderr
+        for arguments in (("create",), ("migrate",), ("setup",), ("status", "--exit-code")):
+            done = run(*arguments, **server.environ)
+            assert done.returncode == 0, done.stderr
+        assert run("status", "--exit-code", **server.environ, APP_ENV="development").returncode == 3
+        with psycopg.connect(
+            host="127.0.0.1", port=server.port, user=server.user, password=server.password, dbname="atriz_shared"
+        ) as connection:
+            assert connection.execute("SELECT count(*) FROM users").fetchone() == (0,)
 
 
 def test_one_app_alone_in_a_sparse_checkout(fresh: Clone) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import subprocess
 
 import psycopg
 import pytest
@@ -164,3 +167,29 @@ def test_reset_leaves_a_new_seeded_database(set_up: Tree) -> None:
     assert [act["what"] for act in row["acts"]] == ["dropped", "created", "applied", "applied", "seeded"]
     assert set_up.rows("left", "SELECT * FROM left_1") == [(1,)]
     assert set_up.rows("right", "SELECT * FROM right_1") == [(3,)]
+
+
+@pytest.mark.parametrize(("answer", "left"), [("n", True), ("", True), ("yes", False)])
+def test_drop_asks_at_a_terminal(set_up: Tree, answer: str, left: bool) -> None:
+    """The question names the database; only a yes drops it."""
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        set_up.command("drop", "left"),
+        cwd=set_up.root,
+        env={**set_up.environ, "TERM": "xterm"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    shown = ""
+    while "[y/N]" not in shown:
+        shown += os.read(ours, 4096).decode()
+    os.write(ours, f"{answer}\n".encode())
+    with contextlib.suppress(OSError):  # The end of a terminal is an error on Linux.
+        while os.read(ours, 4096):
+            pass
+    os.close(ours)
+    process.wait(timeout=30)
+    assert f"drop destroys all data of {set_up.database('left')}" in shown
+    assert set_up.exists("left") is left

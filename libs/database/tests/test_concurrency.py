@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 from collections import Counter
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import pytest
 from tree import Tree
@@ -152,3 +152,41 @@ def test_a_time_limit_for_idle_sessions_does_not_end_the_lock(fleet: Tree) -> No
     fleet.revise("left", 3, "SELECT pg_sleep(0.5)")
     done = fleet.atriz("migrate")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("verb", ["rollback left", "seed left", "reset left --yes", "clean left", "setup"])
+def test_every_verb_that_changes_a_database_can_be_interrupted(fleet: Tree, verb: str) -> None:
+    """SIGTERM while its statement runs, or waits for a lock: cancelled, undone, said, and no process left."""
+    fleet.seed("left", "001_rows.py", "connection.execute('INSERT INTO left_1 VALUES (1)')")
+    assert fleet.atriz("setup").returncode == 0
+    if verb.startswith("rollback"):
+        path = fleet.folders["left"] / "migrations" / "versions" / "0002_left0002.py"
+        path.write_text(path.read_text().replace("DROP TABLE", "SELECT pg_sleep(60); DROP TABLE"))
+    fleet.seed("left", "001_rows.py", "connection.execute('INSERT INTO left_1 VALUES (2); SELECT pg_sleep(60)')")
+    with fleet.connect("left") as holder, ExitStack() as held:
+        if verb.startswith("clean"):
+            held.enter_context(holder.transaction())
+            holder.execute("LOCK TABLE left_1 IN ACCESS SHARE MODE")
+        if verb.startswith("reset"):
+            holder.close()
+        process = fleet.start(*verb.split())
+        # Seen from core's database: to be connected to left's would be in the way of reset.
+        waiting = f"""
+            SELECT count(*) FROM pg_stat_activity
+            WHERE datname = '{fleet.database("left")}' AND application_name LIKE 'atriz%' AND state = 'active'
+              AND (query LIKE '%pg_sleep%' OR wait_event_type = 'Lock')
+        """
+        while fleet.rows("core", waiting) != [(1,)]:
+            assert process.poll() is None, process.communicate()
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "interrupted" in errors
+    assert "Traceback" not in errors
+    kept = [] if verb.startswith("reset") else [(1,)]
+    assert fleet.rows("left", "SELECT id FROM left_1") == kept
+    at_work = (
+        "SELECT count(*) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND application_name LIKE 'atriz%' AND pid <> pg_backend_pid()"
+    )
+    assert fleet.rows("left", at_work) == [(0,)]

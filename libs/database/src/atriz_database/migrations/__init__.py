@@ -1,0 +1,25 @@
+"""Alembic: what ``env.py`` calls, and its commands as the library's own verbs use them. The only part with Alembic."""
+
+from atriz_database.migrations.commands import differences, downgrade, new, read_revisions, stamp, upgrade
+from atriz_database.migrations.environment import Applied, Run, run
+from atriz_database.migrations.source import Rendered, excuses, load_metadata, metadata_of, render, unimported
+from atriz_database.migrations.sqlfile import sql_file
+
+__all__ = [
+    "Applied",
+    "Rendered",
+    "Run",
+    "differences",
+    "downgrade",
+    "excuses",
+    "load_metadata",
+    "metadata_of",
+    "new",
+    "read_revisions",
+    "render",
+    "run",
+    "sql_file",
+    "stamp",
+    "unimported",
+    "upgrade",
+]

@@ -1,0 +1,301 @@
+"""What ``env.py`` calls: everything that must hold on every path, plain ``alembic`` included.
+
+The URL, the label check, the lock, one transaction per revision, and the history row written in that transaction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import logging
+import pkgutil
+import re
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import sqlalchemy
+from alembic import context
+from alembic.operations.ops import CreateTableOp, DropTableOp
+from alembic.util import CommandError
+
+from atriz_database import databases, interrupt, label, lock, revisions, server, settings, workspace
+from atriz_database.databases import Notify
+from atriz_database.errors import AtrizError, MigrationError
+from atriz_database.migrations.explain import explained
+from atriz_database.revisions import Revision
+from atriz_database.settings import Target
+
+RUN = "atriz.run"
+COMMAND = "atriz.command"
+
+_history = sqlalchemy.table(
+    "history",
+    *(
+        sqlalchemy.column(name, sqlalchemy.Text())
+        for name in ("revision", "direction", "checksum", "source", "applied_by")
+    ),
+    sqlalchemy.column("seconds", sqlalchemy.Float()),
+    schema=label.SCHEMA,
+)
+
+
+# Partitions belong to their parent, and an extension's tables to the extension: neither is a model's.
+_NOT_OURS = """
+    SELECT c.relname FROM pg_class c
+    WHERE c.relispartition AND c.relkind IN ('r', 'p', 'f')
+       OR c.relkind = 'r' AND EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e')
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """One revision that a run applied, undid or stamped, once its transaction was committed."""
+
+    revision: str
+    title: str
+    direction: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a verb tells ``env.py`` of the run it belongs to."""
+
+    target: Target
+    lock_wait: float = lock.DEFAULT_WAIT
+    notify: Notify = lambda text: None
+    applied: Callable[[Applied], None] = lambda applied: None
+    force: tuple[str, ...] = ()
+    """Names of databases that may be downgraded though they are production's."""
+    expected: tuple[str, ...] | None = None
+    """Where the database was when the caller decided what to do; another place is an error."""
+    allow_drop: bool = False
+    """Whether a new revision may drop a table that no revision made."""
+
+
+def run(metadata: str) -> None:
+    """Do what the calling Alembic command asks for, on the database of the package that ``env.py`` belongs to.
+
+    ``env.py`` is this one call::
+
+        from atriz_database.migrations import run
+
+        run("mextrack.models:Base.metadata")
+
+    :param metadata: where the models' `MetaData` is, as ``module:attribute``; imported only by the commands that
+        compare models with a database.
+    """
+    given: Run | None = context.config.attributes.get(RUN)
+    folder = Path(context.script.dir).resolve()
+    try:
+        if context.is_offline_mode():
+            _offline(folder)
+        else:
+            _online(given or _plain_run(folder), folder, metadata)
+    except CommandError:
+        raise
+    except (Exception, SystemExit) as error:
+        told = error if isinstance(error, AtrizError) else explained(error, folder / "versions")
+        if given is not None:
+            raise told from None
+        # Plain alembic shows one line for its own error class, and a traceback for every other.
+        raise CommandError(str(told)) from None
+
+
+def _plain_run(folder: Path) -> Run:
+    """Return the run of a plain ``alembic`` command in a package's folder."""
+    space = workspace.load(folder)
+    package = space.package(folder.parent.name)
+    (target,) = settings.resolve(space, [package])
+    if target.url is None:
+        embedded = server.of(space.root)
+        server.start(embedded)
+        target = target.at(embedded.url)
+
+    def say(applied: Applied) -> None:
+        context.config.print_stdout("%s %s (%.2f s)", applied.direction, applied.title, applied.seconds)
+
+    return Run(target, notify=logging.getLogger(__name__).warning, applied=say)
+
+
+def _online(run: Run, folder: Path, metadata: str) -> None:
+    changes = _changes_the_database()
+    with contextlib.ExitStack() as stack:
+        if changes:
+            _check_files(folder / "versions")
+            locked = stack.enter_context(lock.held(run.target, wait=run.lock_wait, notify=run.notify))
+            label.prepare(locked, run.target)
+            if _command() == "downgrade":
+                label.protect(run.target, label.read(locked), run.force, "rollback")
+            if run.expected is not None and (now := label.versions(locked)) != run.expected:
+                raise MigrationError(
+                    f"{run.target.database} is at {', '.join(now) or 'base'} now, and was at "
+                    f"{', '.join(run.expected) or 'base'} a moment ago: another run changed it. Look, and try again."
+                )
+        else:
+            locked = None
+            with databases.connect(run.target, purpose="alembic") as looking:
+                label.check(run.target, label.read(looking))
+        journal = _Journal(run, locked)
+        connection = stack.enter_context(_engine(run.target, journal).connect())
+        theirs = frozenset(connection.exec_driver_sql(_NOT_OURS).scalars()) if not changes else frozenset()
+        connection.rollback()
+        context.configure(
+            connection=connection,
+            target_metadata=None if changes else pkgutil.resolve_name(metadata),
+            transaction_per_migration=True,
+            on_version_apply=journal.record,
+            include_name=lambda name, kind, _: kind != "table" or name not in theirs,
+            compare_server_default=True,
+            process_revision_directives=partial(_keep_to_ours, run, folder),
+        )
+        with context.begin_transaction():
+            context.run_migrations()
+
+
+def _keep_to_ours(run: Run, folder: Path, _context: object, _revision: object, directives: list[Any]) -> None:
+    """Take out of a new revision what it must not do, and all of it where nothing has changed.
+
+    Alembic drops every table that no model has, and a database may hold tables of somebody else.
+    """
+    if _command() not in ("revision", "new"):
+        return  # `alembic check` tells of everything.
+    allowed = run.allow_drop or "allow-drop" in context.get_x_argument(as_dictionary=True)
+    modelled = context.get_context().opts["target_metadata"].tables
+    ours = "\n".join(path.read_text(encoding="utf-8") for path in sorted((folder / "versions").glob("*.[ps][yq]*")))
+
+    def strange(operation: object) -> bool:
+        return (
+            isinstance(operation, DropTableOp | CreateTableOp)
+            and operation.table_name not in modelled
+            and re.search(rf"\b{re.escape(operation.table_name)}\b", ours) is None
+        )
+
+    for script in directives:
+        if not allowed:
+            for operation in filter(strange, script.upgrade_ops.ops):
+                run.notify(
+                    f"left alone: table {operation.table_name}, which no model has and no revision made; "
+                    "--allow-drop would drop it"
+                )
+            for operations in (script.upgrade_ops, script.downgrade_ops):
+                operations.ops[:] = [operation for operation in operations.ops if not strange(operation)]
+        if _command() == "new" and script.upgrade_ops.is_empty():
+            directives.clear()
+
+
+def _offline(folder: Path) -> None:
+    """Write the SQL of the revisions, history rows included, without a database."""
+    _check_files(folder / "versions")
+    journal = _Journal(None)
+    context.configure(
+        dialect_name="postgresql",
+        literal_binds=True,
+        transaction_per_migration=True,
+        on_version_apply=journal.record,
+    )
+    with context.begin_transaction():
+        # What the history rows go into. The label is left to the first run that knows the environment.
+        context.static_output(label.TABLES)
+        context.run_migrations()
+
+
+def _changes_the_database() -> bool:
+    """Whether the command goes to a revision: upgrade, downgrade and stamp do, current, check and revision don't."""
+    try:
+        context.get_revision_argument()
+    except KeyError:
+        return False
+    return True
+
+
+def _command() -> str:
+    """Return the name of the command that runs, where it matters: the library's word or plain Alembic's."""
+    plain = getattr(context.config.cmd_opts, "cmd", None)
+    return context.config.attributes.get(COMMAND) or (plain[0].__name__ if plain else "")
+
+
+def _check_files(folder: Path) -> None:
+    """Refuse files that plainly do not form a history; what only Alembic can read is left to it."""
+    with contextlib.suppress(revisions.Undecided):
+        revisions.read(folder)
+
+
+class _Journal:
+    """Writes the history row of each revision, and tells of it once it is committed."""
+
+    def __init__(self, run: Run | None, locked: databases.Connection | None = None) -> None:
+        self._run = run
+        self._locked = locked
+        self._since = time.perf_counter()
+        self._uncommitted: list[Applied] = []
+        self._who = f"{_user()}@{socket.gethostname()}"
+
+    def record(self, ctx: Any, step: Any, heads: Any, run_args: Any) -> None:
+        """Write the row, in the revision's own transaction. Alembic calls this after each revision."""
+        seconds = time.perf_counter() - self._since
+        direction = "stamp" if step.is_stamp else "upgrade" if step.is_upgrade else "downgrade"
+        for script in step.up_revisions:
+            revision = Revision(script.revision, (), Path(script.path))
+            values = {
+                "revision": revision.id,
+                "direction": direction,
+                "checksum": revision.checksum(),
+                "source": revision.source(),
+                "seconds": seconds,
+                "applied_by": self._who,
+            }
+            ctx.impl._exec(_history.insert().values(values))
+            self._uncommitted.append(Applied(revision.id, revision.title, direction, seconds))
+
+    def before_commit(self) -> None:
+        """Raise `LockTimeoutError` if the database's lock is gone, so that nothing is committed without it."""
+        if self._uncommitted and self._locked is not None:
+            lock.check(self._locked)
+
+    def committed(self) -> None:
+        """Tell of what the commit that just succeeded made true."""
+        self._since = time.perf_counter()
+        done, self._uncommitted = self._uncommitted, []
+        for applied in done:
+            if self._run is not None:
+                self._run.applied(applied)
+
+    def rolled_back(self) -> None:
+        """Forget what did not come true."""
+        self._uncommitted = []
+
+
+def _engine(target: Target, journal: _Journal) -> sqlalchemy.Engine:
+    class Connection(psycopg.Connection[Any]):
+        # SQLAlchemy's commit event comes before the commit; only here is it known to have happened.
+        def commit(self) -> None:
+            journal.before_commit()
+            # Signals wait: what is committed is also told.
+            with interrupt.blocked():
+                super().commit()
+                journal.committed()
+
+        def rollback(self) -> None:
+            journal.rolled_back()
+            super().rollback()
+
+    return sqlalchemy.create_engine(
+        "postgresql+psycopg://",
+        creator=lambda: Connection.connect(**databases.parameters(target, "migrate")),
+        poolclass=sqlalchemy.NullPool,
+        use_native_hstore=False,
+    )
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
