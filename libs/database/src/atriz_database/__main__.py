@@ -7,20 +7,20 @@ import signal
 import sys
 from typing import NoReturn
 
+from atriz_database import interrupt
+
 
 def main() -> NoReturn:
     """Run the command and exit with its status."""
     # Before anything is imported, which takes longer than many a run: an impatient Ctrl-C gets a line, not a traceback.
     # SIGTERM means the same as Ctrl-C: cancel the statement, roll back, say what was done.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.default_int_handler)
+    interrupt.catch()
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller
             setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 -- for as long as the process lives
         # A name that the terminal's encoding lacks is shown escaped; it must not end a run.
         getattr(sys, name).reconfigure(errors="backslashreplace")
     try:
-        from atriz_database import interrupt
         from atriz_database.cli.main import main
 
         status = main(sys.argv[1:])

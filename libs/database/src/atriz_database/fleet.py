@@ -231,8 +231,7 @@ def _work(target: Target, task: Task, pipe: Connection, inherited: Sequence[Conn
     # What a seed or a revision prints is not the command's own output, which may be one JSON document.
     os.dup2(2, 1)
     try:
-        for number in interrupt.SIGNALS:
-            signal.signal(number, interrupt.once)
+        interrupt.catch()
         with interrupt.unblocked():
             task(target, partial(_send, pipe))
         outcome = Outcome(name, database, "done")

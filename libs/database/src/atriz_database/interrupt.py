@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_MOMENT = 0.01
 # Windows has no signal masks; there a moment remains in which a signal comes between the two.
 _HAS_MASKS = hasattr(signal, "pthread_sigmask")
 
@@ -43,8 +45,27 @@ def ignore(number: int, frame: object) -> None:
     """Handle a signal by doing nothing. SIG_IGN would make Python complain of one that came just before."""
 
 
-def once(number: int, frame: object) -> None:
-    """Handle the first signal as `KeyboardInterrupt`, and no other: Ctrl-C reaches every process, and some twice."""
+def catch() -> None:
+    """From now on raise `KeyboardInterrupt` for the first signal and for no other.
+
+    Ctrl-C reaches every process of a terminal, and some twice. Once is enough: a second one would only take away what
+    is still to be said.
+    """
+    for each in SIGNALS:
+        signal.signal(each, _once)
+    sys.unraisablehook = _not_raised
+
+
+def _once(number: int, frame: object) -> None:
     for each in SIGNALS:
         signal.signal(each, ignore)
     raise KeyboardInterrupt
+
+
+def _not_raised(dropped: sys.UnraisableHookArgs) -> None:
+    """Raise again what came while Python ran a finalizer, and was dropped there: a moment later, in earnest."""
+    if issubclass(dropped.exc_type, KeyboardInterrupt) and hasattr(signal, "setitimer"):
+        signal.signal(signal.SIGALRM, _once)
+        signal.setitimer(signal.ITIMER_REAL, _MOMENT)
+    else:
+        sys.__unraisablehook__(dropped)
