@@ -704,10 +704,10 @@ def test_named_server_is_the_one_of_the_process_at_its_maintenance_database(
 
 @pytest.mark.parametrize(
     ("text", "home"),
-    [("", None), ("/srv/pg", "/srv/pg"), ("pg", "/work/pg"), ("~/pg", str(Path("~/pg").expanduser()))],
+    [("", None), ("/srv/pg", "/srv/pg"), ("pg", "/tree/pg"), ("~/pg", str(Path("~/pg").expanduser()))],
 )
 def test_server_home_is_read_against_the_workspace(text: str, home: str | None) -> None:
-    found = settings.server_home(Path("/work"), {"ATRIZ_SERVER_HOME": text})
+    found = settings.server_home(Path("/tree"), {"ATRIZ_SERVER_HOME": text})
     assert (str(found) if found else None) == home
 
 
