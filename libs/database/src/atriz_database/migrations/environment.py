@@ -143,7 +143,8 @@ def _online(run: Run, folder: Path, metadata: str) -> None:
             with databases.connect(run.target, purpose="alembic") as looking:
                 label.check(run.target, label.read(looking))
         journal = _Journal(run, locked)
-        connection = stack.enter_context(_engine(run.target, journal).connect())
+        connection = _engine(run.target, journal).connect()
+        stack.callback(_close, connection)
         theirs = frozenset(connection.exec_driver_sql(_NOT_OURS).scalars()) if not changes else frozenset()
         connection.rollback()
         context.configure(
@@ -157,6 +158,12 @@ def _online(run: Run, folder: Path, metadata: str) -> None:
         )
         with context.begin_transaction():
             context.run_migrations()
+
+
+def _close(connection: sqlalchemy.Connection) -> None:
+    # A signal that came in here SQLAlchemy would log with a traceback.
+    with interrupt.blocked():
+        connection.close()
 
 
 def _keep_to_ours(run: Run, folder: Path, _context: object, _revision: object, directives: list[Any]) -> None:
