@@ -51,7 +51,7 @@ def connect(target: Target, *, purpose: str = "", wait: float = 0.0) -> Connecti
         try:
             connection = psycopg.connect(**parameters(target, purpose), autocommit=True)
         except psycopg.ProgrammingError as error:
-            raise SettingsError(f"{target.origin} has a part that libpq does not take: {_text(error)}.") from None
+            raise SettingsError(f"{target.origin} has a part that libpq does not take: {said(error)}.") from None
         except psycopg.OperationalError as error:
             answer = _ping(target)
             if answer in (pq.Ping.NO_RESPONSE, pq.Ping.REJECT) and time.monotonic() < deadline:
@@ -152,7 +152,7 @@ def create(target: Target, *, wait: float = 0.0) -> bool:
                 "ENCODING 'UTF8' TEMPLATE template0"
             ) from None
         except psycopg.Error as error:
-            raise ServerError(f"{target.database} could not be created ({target.url}): {_text(error)}") from None
+            raise ServerError(f"{target.database} could not be created ({target.url}): {said(error)}") from None
     return True
 
 
@@ -208,7 +208,7 @@ def drop(
             now = "; ".join(map(str, _visitors(connection, target.database))) or "others"
             raise ServerError(f"{target.database} could not be dropped: it is in use by {now}. Try again.") from None
         except psycopg.Error as error:
-            raise ServerError(f"{target.database} could not be dropped ({target.url}): {_text(error)}.") from None
+            raise ServerError(f"{target.database} could not be dropped ({target.url}): {said(error)}.") from None
     return True
 
 
@@ -230,17 +230,17 @@ def _explained(
 ) -> ServerError:
     """Return what a failed connection means; libpq gives no SQLSTATE, and its text may be in any language."""
     assert target.url is not None
-    said = _text(error)
+    text = said(error)
     waited = f" for {wait:g} s" if wait else ""
     if answer == pq.Ping.NO_RESPONSE:
         return ServerUnreachableError(
-            f"No server answers for {target.database} at {target.url}{waited} (from {target.origin}): {said}. Start "
+            f"No server answers for {target.database} at {target.url}{waited} (from {target.origin}): {text}. Start "
             "the server, correct the setting, or wait longer with --wait SECONDS."
         )
     if answer == pq.Ping.REJECT:
         return ServerUnreachableError(
             f"The server of {target.database} at {target.url} accepts no connections{waited} (from {target.origin}): "
-            f"{said}. Wait until it has started with --wait SECONDS."
+            f"{text}. Wait until it has started with --wait SECONDS."
         )
     if there is False:
         return DatabaseMissingError(
@@ -248,7 +248,7 @@ def _explained(
             f"Make it with `atriz create {target.package.name}`."
         )
     return ServerError(
-        f"The server at {target.url} refused the connection (from {target.origin}): {said}. Correct the user, the "
+        f"The server at {target.url} refused the connection (from {target.origin}): {text}. Correct the user, the "
         "password or the right to connect."
     )
 
@@ -269,8 +269,8 @@ def _is_there(target: Target) -> bool | None:
     return None
 
 
-def _text(error: psycopg.Error) -> str:
-    """Return what the server said, on one line, without libpq's question whether there is a server."""
+def said(error: psycopg.Error) -> str:
+    """Return what the server said in an error, on one line, without libpq's question whether there is a server."""
     lines = [line.strip() for line in str(error).splitlines()]
     return " / ".join(line for line in lines if line and not line.endswith("?")).rstrip(".")
 

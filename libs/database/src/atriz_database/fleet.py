@@ -24,7 +24,7 @@ from multiprocessing.process import BaseProcess
 
 import psycopg
 
-from atriz_database import interrupt
+from atriz_database import databases, interrupt
 from atriz_database.errors import AtrizError
 from atriz_database.settings import Target
 
@@ -243,7 +243,7 @@ def _work(target: Target, task: Task, pipe: Connection, inherited: Sequence[Conn
         # The parent is gone, and with it whoever wanted this.
         os._exit(1)
     except psycopg.Error as error:
-        text = " / ".join(line.strip() for line in str(error).splitlines() if line.strip())
+        text = databases.said(error)
         state = f" ({error.sqlstate})" if error.sqlstate else ""
         text = f"the server of {database} said: {text}{state}. What was not committed is rolled back."
         outcome = Outcome(name, database, "failed", error=text, status=1)

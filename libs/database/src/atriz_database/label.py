@@ -5,6 +5,8 @@ Both are tables of schema ``atriz``, which neither ``clean`` nor autogenerate to
 
 from __future__ import annotations
 
+import getpass
+import socket
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -116,6 +118,15 @@ def read(connection: Connection) -> Label | None:
         return None
     found = connection.execute("SELECT package, environment FROM atriz.label").fetchone()
     return Label(*found) if found else None
+
+
+def who() -> str:
+    """Return the user and the host of this run, for the history; a user without a name is one too."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"
 
 
 def recorded(connection: Connection) -> dict[str, str]:

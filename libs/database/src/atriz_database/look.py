@@ -89,7 +89,7 @@ def _look(target: Target, files: Revisions, wait: float, edited: bool) -> Look:
     except ServerError as error:
         return Look(target, files, "unreachable", error=error)
     except psycopg.Error as error:
-        said = " / ".join(line.strip() for line in str(error).splitlines() if line.strip())
+        said = databases.said(error)
         told = ServerError(
             f"{target.database} at {target.url} cannot be looked at (from {target.origin}): {said}. Give the role the "
             "right to read, or use the owner's."

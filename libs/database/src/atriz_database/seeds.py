@@ -100,7 +100,7 @@ def _explained(path: Path, error: Exception | SystemExit) -> SeedError:
         lines = [error.lineno]
     place = f"{path}, line {lines[-1]}" if lines else str(path)
     if isinstance(error, psycopg.Error):
-        text = " / ".join(line.strip() for line in str(error).splitlines() if line.strip())
+        text = databases.said(error)
         hint = "Has the database been migrated? " if error.sqlstate in ("42P01", "42703") else ""
         return SeedError(f"{place}: {text}. {hint}Nothing of this file was kept.")
     return SeedError(f"{place}: {type(error).__name__}: {error}. Nothing of this file was kept.")

@@ -38,6 +38,10 @@ class Package:
         """What stands before a variable's name to mean this package's: ``MEXTRACK``."""
         return re.sub(r"\W", "_", self.name.upper())
 
+    def shown(self, path: Path) -> str:
+        """Return a path as messages show it: from the workspace's folder, where it lies below it."""
+        return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
+
 
 @dataclass(frozen=True)
 class Member:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import psycopg
 
-from atriz_database import workspace
+from atriz_database import databases, workspace
 from atriz_database.cli.builtin import VERBS
 from atriz_database.cli.output import Output
 from atriz_database.cli.verb import Call, Verb
@@ -77,8 +77,9 @@ def _call(arguments: Sequence[str]) -> int:
     except psycopg.Error as error:
         if parsed.traceback:
             traceback.print_exc()
-        said = " / ".join(line.strip() for line in str(error).splitlines() if line.strip())
-        return output.failure(ServerError(f"The server said: {said}. What was not committed is rolled back."))
+        return output.failure(
+            ServerError(f"The server said: {databases.said(error)}. What was not committed is rolled back.")
+        )
     finally:
         output.close()
 

@@ -6,11 +6,9 @@ The URL, the label check, the lock, one transaction per revision, and the histor
 from __future__ import annotations
 
 import contextlib
-import getpass
 import logging
 import pkgutil
 import re
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -242,7 +240,7 @@ class _Journal:
         self._locked = locked
         self._since = time.perf_counter()
         self._uncommitted: list[Applied] = []
-        self._who = f"{_user()}@{socket.gethostname()}"
+        self._who = label.who()
 
     def record(self, ctx: Any, step: Any, heads: Any, run_args: Any) -> None:
         """Write the row, in the revision's own transaction. Alembic calls this after each revision."""
@@ -299,10 +297,3 @@ def _engine(target: Target, journal: _Journal) -> sqlalchemy.Engine:
         poolclass=sqlalchemy.NullPool,
         use_native_hstore=False,
     )
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import getpass
-import socket
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -86,7 +84,7 @@ def new(
     started = time.perf_counter()
     read(package).single_head()
     path = _written(package, message, as_sql=as_sql)
-    act = Act(name, package.database, "written", _shown(path, package), seconds=time.perf_counter() - started)
+    act = Act(name, package.database, "written", package.shown(path), seconds=time.perf_counter() - started)
     report(act)
     return [Outcome(name, package.database, "done", (act,))]
 
@@ -198,7 +196,7 @@ def _new(options: Options, message: str, allow_drop: bool, target: Target, repor
     run = migrations.Run(target, notify=noticing(target, report), allow_drop=allow_drop)
     path = migrations.new(target.package, message, run)
     for missing in migrations.unimported(migrations.metadata_of(target.package)):
-        detail = f"{_shown(missing, target.package)} defines models that are never imported: their tables are not seen"
+        detail = f"{target.package.shown(missing)} defines models that are never imported: their tables are not seen"
         report(Act(name, database, "models not imported", detail=detail, kind="warning"))
     seconds = time.perf_counter() - started
     if path is None:
@@ -206,7 +204,7 @@ def _new(options: Options, message: str, allow_drop: bool, target: Target, repor
             Act(name, database, "no change", detail="models and database agree; nothing was written", seconds=seconds)
         )
     else:
-        report(Act(name, database, "written", _shown(path, target.package), seconds=seconds))
+        report(Act(name, database, "written", target.package.shown(path), seconds=seconds))
 
 
 def _written(package: Package, message: str, *, as_sql: bool) -> Path:
@@ -222,10 +220,6 @@ def _written(package: Package, message: str, *, as_sql: bool) -> Path:
         path.write_text(text.replace("Revises: \n", "Revises:\n"), encoding="utf-8")
         path.with_suffix(".sql").write_text(_SQL_BODY.format(message=message), encoding="utf-8")
     return path
-
-
-def _shown(path: Path, package: Package) -> str:
-    return str(path.relative_to(package.root)) if path.is_relative_to(package.root) else str(path)
 
 
 def _stamp(options: Options, revision: str, target: Target, report: Report) -> None:
@@ -248,7 +242,7 @@ def _repair(options: Options, target: Target, report: Report) -> None:
         if not found:
             report(Act(name, database, "up to date", detail="no applied revision has been edited"))
         by_id = read(target.package).by_id
-        who = f"{getpass.getuser()}@{socket.gethostname()}"
+        who = label.who()
         with connection.transaction():
             for edit in found:
                 revision = by_id[edit.revision]

@@ -81,7 +81,7 @@ def _static(package: Package) -> Iterator[Finding]:
         text = (
             f"it should hold {head.text(files).strip()!r}; `python -m atriz_database.head` with any revision writes it"
         )
-        yield Finding(package.name, "head file", _shown(path, package), text)
+        yield Finding(package.name, "head file", package.shown(path), text)
     yield from _unsafe(package)
 
 
@@ -142,8 +142,4 @@ def _in_database(seen: Look) -> Iterator[Finding]:
         yield Finding(package.name, "drift", " ".join(odd.identity), str(odd))
     for path in migrations.unimported(metadata):
         text = "it defines models that are never imported: no revision will have their tables"
-        yield Finding(package.name, "drift", _shown(path, package), text)
-
-
-def _shown(path: Path, package: Package) -> str:
-    return str(path.relative_to(package.root)) if path.is_relative_to(package.root) else str(path)
+        yield Finding(package.name, "drift", package.shown(path), text)
