@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Thread
 from typing import Literal
@@ -16,7 +17,10 @@ from atriz_database.label import Label
 from atriz_database.revisions import Revisions
 from atriz_database.settings import Target
 
-State = Literal["up-to-date", "pending", "missing", "unversioned", "diverged", "ahead", "mislabelled", "unreachable"]
+State = Literal[
+    "up-to-date", "pending", "missing", "unversioned", "diverged", "ahead", "mislabelled", "unreachable", "broken"
+]
+"""``broken`` are the revision files, which only `status` goes on without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,7 @@ class Look:
     """Applied revisions whose files have changed since."""
     label: Label | None = None
     error: AtrizError | None = None
-    """Why the database is unreachable or mislabelled."""
+    """Why the database is missing, unreachable or mislabelled, or the files are broken."""
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -54,10 +58,11 @@ def look(
     if not targets:
         return []
     looks: list[Look | BaseException | None] = [None] * len(targets)
+    connected: list[databases.Connection] = []
 
     def work(index: int) -> None:
         try:
-            looks[index] = _look(targets[index], revisions[index], wait, edited)
+            looks[index] = _look(targets[index], revisions[index], wait, edited, connected)
         except BaseException as error:  # handed to the caller's thread, which raises it
             looks[index] = error
 
@@ -65,9 +70,16 @@ def look(
     threads = [Thread(target=work, args=(index,), daemon=True) for index in range(1, len(targets))]
     for thread in threads:
         thread.start()
-    looks[0] = _look(targets[0], revisions[0], wait, edited)
-    for thread in threads:
-        thread.join()
+    try:
+        looks[0] = _look(targets[0], revisions[0], wait, edited, connected)
+        for thread in threads:
+            thread.join()
+    except BaseException:
+        # Interrupted: a statement that waits behind a lock would wait on, for nobody.
+        for connection in list(connected):
+            with suppress(psycopg.Error):
+                connection.cancel_safe(timeout=1)
+        raise
     return [_raised(look) for look in looks]
 
 
@@ -78,9 +90,10 @@ def _raised(look: Look | BaseException | None) -> Look:
     raise look
 
 
-def _look(target: Target, files: Revisions, wait: float, edited: bool) -> Look:
+def _look(target: Target, files: Revisions, wait: float, edited: bool, connected: list[databases.Connection]) -> Look:
     try:
         with databases.connect(target, purpose="look", wait=wait) as connection:
+            connected.append(connection)
             current, found = _read(connection)
             changed = _edited(connection, files, current) if edited and found else ()
             unversioned = not current and _has_tables(connection)

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
@@ -249,6 +250,13 @@ class Tree:
         """Return the rows of a query on a package's database."""
         with self.connect(name) as connection:
             return connection.execute(query.encode()).fetchall()
+
+    def wait_until(self, name: str, query: str, process: subprocess.Popen[str] | None = None) -> None:
+        """Return when a query on a package's database says true, which a process that ends before never makes so."""
+        deadline = time.monotonic() + 30
+        while self.rows(name, query) != [(True,)]:
+            assert process is None or process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline, f"never true: {query}"
 
     def exists(self, name: str) -> bool:
         """Return whether a package's database is there."""

@@ -57,9 +57,11 @@ def _call(arguments: Sequence[str]) -> int:
     if name is not None and name not in verbs:
         near = difflib.get_close_matches(name, verbs, n=1)
         did_you_mean = f" Did you mean {near[0]}?" if near else ""
-        print(f"atriz: There is no verb {name!r}.{did_you_mean} `atriz --help` lists them.", file=sys.stderr)
-        return 2
-    parsed = _parser(verbs, only=name).parse_args(arguments)
+        return _misused(arguments, f"There is no verb {name!r}.{did_you_mean} `atriz --help` lists them.")
+    try:
+        parsed = _parser(verbs, only=name).parse_args(arguments)
+    except _UsageError as error:
+        return _misused(arguments, str(error))
     if parsed.verb is None:
         _parser(verbs).print_help()
         return 2
@@ -80,8 +82,27 @@ def _call(arguments: Sequence[str]) -> int:
         return output.failure(
             ServerError(f"The server said: {databases.said(error)}. What was not committed is rolled back.")
         )
+    except KeyboardInterrupt:
+        return output.failure(AtrizError("interrupted"))
     finally:
         output.close()
+
+
+def _misused(arguments: Sequence[str], text: str) -> int:
+    return Output(as_json="--json" in arguments, quiet=False).failure(_UsageError(text))
+
+
+class _UsageError(AtrizError):
+    """The command line cannot be read."""
+
+    status = 2
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises where argparse would print and exit, so that every failure is told in one way, as JSON too."""
+
+    def error(self, message: str) -> NoReturn:
+        raise _UsageError(f"{message}. `{self.prog} --help` lists what it takes.")
 
 
 def _root(given: Path | None) -> Path:
@@ -123,12 +144,12 @@ def _broken(value: str, error: Exception) -> Verb:
 
 def _parser(verbs: Mapping[str, Verb], only: str | None = None) -> argparse.ArgumentParser:
     """Return the parser; with `only` the one verb that was called gets its options, which is quicker."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="atriz", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.set_defaults(verb=None)
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
-    parsers = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs", parser_class=argparse.ArgumentParser)
+    parsers = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs", parser_class=_Parser)
     for name, verb in verbs.items():
         if only is not None and name != only:
             continue

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from atriz_database.errors import AtrizError
 from atriz_database.look import Look, look
+from atriz_database.revisions import Revisions
 from atriz_database.run import Options, ignore, locate, read
 from atriz_database.workspace import Workspace
 
@@ -12,10 +14,23 @@ from atriz_database.workspace import Workspace
 def status(workspace: Workspace, name: str | None = None, options: Options = Options()) -> list[Look]:
     """Return where the databases stand against the code. Changes nothing, but for starting the embedded server.
 
-    Raise `AtrizError` if the settings or the revision files cannot be read.
+    Raise `AtrizError` if the settings cannot be used; what is wrong with one package is in its look.
     """
     targets = locate(workspace, workspace.select(name), ignore)
-    return look(targets, [read(target.package) for target in targets], wait=options.wait, edited=True)
+    files, broken = [], {}
+    for target in targets:
+        try:
+            files.append(read(target.package))
+        except AtrizError as error:
+            files.append(Revisions(target.package.folder, {}, ()))
+            broken[target.package.name] = error
+    looks = look(targets, files, wait=options.wait, edited=True)
+    return [
+        replace(each, state="broken", error=broken[each.target.package.name], pending=(), edited=())
+        if each.target.package.name in broken and each.state not in ("mislabelled", "unreachable")
+        else each
+        for each in looks
+    ]
 
 
 @dataclass(frozen=True, slots=True)
