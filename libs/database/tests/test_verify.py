@@ -117,8 +117,8 @@ def test_a_changed_function_is_shown_as_a_difference(tree: Tree, name: str) -> N
 def test_every_revision_is_tried_whatever_is_wrong_with_those_below(tree: Tree, name: str) -> None:
     """A down that fails is a finding with the server's message; the next revision begins from a clean database."""
     revise(tree, name, 2, f"CREATE TABLE {name}_2 (id int)", "DROP TABLE nowhere")
-    revise(tree, name, 3, "CREATE TABLE forgotten (id int)", "SELECT")
-    revise(tree, name, 4, f"ALTER TABLE {name}_2 ADD n int", f"ALTER TABLE {name}_2 DROP n")
+    revise(tree, name, 3, f"CREATE TABLE {name}_3 (id int); CREATE TABLE forgotten (id int)", f"DROP TABLE {name}_3")
+    revise(tree, name, 4, f"ALTER TABLE {name}_3 ADD n int", f"ALTER TABLE {name}_3 DROP n")
     status, acts, errors = verify(tree)
     assert status == 3
     assert [what for what, _, _ in acts] == ["verified", "found", "found", "verified"]
@@ -237,7 +237,7 @@ def test_nothing_is_undone_if_one_of_them_cannot_be(tree: Tree, name: str, how: 
         assert done.returncode == 255
         assert "DELETE" not in done.stdout
     said = done.stdout + done.stderr
-    assert f"0002_{name}0002 ({name}0002) cannot be undone: the old values are gone. Nothing was." in said
+    assert f"0002_{name}0002 ({name}0002) cannot be undone: the old values are gone. Nothing was undone." in said
     assert tree.status()[name]["current"] == [f"{name}{top:04}"]
 
 

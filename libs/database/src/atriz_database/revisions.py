@@ -245,7 +245,7 @@ def irreversible(revision: Revision) -> str:
         return ""
     if not isinstance(reason, str) or not reason.strip():
         raise RevisionError(f'{revision.path} needs a reason why it cannot be undone: irreversible = "reason".')
-    return " ".join(reason.split())
+    return " ".join(reason.split()).rstrip(".")
 
 
 def check_reversible(undone: Iterable[Revision]) -> None:
@@ -253,8 +253,8 @@ def check_reversible(undone: Iterable[Revision]) -> None:
     for revision in undone:
         if reason := irreversible(revision):
             raise MigrationError(
-                f"{revision.title} ({revision.id}) cannot be undone: {reason}. Nothing was. Go back no further than "
-                f"{revision.id}, write a new revision that mends it, or restore a backup."
+                f"{revision.title} ({revision.id}) cannot be undone: {reason}. Nothing was undone. Go back no further "
+                f"than {revision.id}, write a new revision that mends it, or restore a backup."
             )
 
 
