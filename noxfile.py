@@ -36,6 +36,10 @@ VERBS = {
     "rollback": ("Needs a package: nox -s rollback:PACKAGE.", "Undo the newest revision of {}; -- --count N for more."),
     "status": ("Show where every database stands against the code.", "Show where the database of {} stands."),
     "plan": ("Show what migrate would do, revision by revision.", "Show what migrate would do to {}."),
+    "verify": (
+        "Take each revision up, down and up again in scratch databases.",
+        "Take each revision of {}, and of what it depends on, up, down and up again.",
+    ),
     "new": ("Needs a package: nox -s new:PACKAGE.", 'Write a revision of {}: -- "what it does".'),
     "seed": ("Run all seed files; skipped in production.", "Run the seed files of {}; skipped in production."),
     "clean": ("Empty every table; structure and history stay.", "Empty every table of {}; structure and history stay."),

@@ -55,6 +55,7 @@ def test_the_whole_life_of_all_databases(server: Second) -> None:
         assert "4 databases created" in run("atriz", "setup", environ=environ)
         assert {row["state"] for row in json.loads(run("atriz", "status", "--json", environ=environ))} == {"up-to-date"}
         assert "nothing found" in run("atriz", "check", environ=environ)
+        assert "20 revisions verified" in run("atriz", "verify", environ=environ)
         run("atriz", "partitions", "--ahead", "2", environ=environ)
         for name in reversed(PACKAGES):
             run("atriz", "rollback", name, environ=environ)

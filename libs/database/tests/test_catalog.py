@@ -133,6 +133,34 @@ CHANGES = [
 ]
 
 
+# For each kind how something of it is made and removed, where table t stands already.
+KINDS = {
+    "schema": ("CREATE SCHEMA more", "DROP SCHEMA more"),
+    "extension": ("CREATE EXTENSION citext", "DROP EXTENSION citext"),
+    "table": ("CREATE TABLE u (id int)", "DROP TABLE u"),
+    "setting": ("ALTER TABLE t SET (fillfactor = 70)", "ALTER TABLE t RESET (fillfactor)"),
+    "column": ("ALTER TABLE t ADD n int DEFAULT 1", "ALTER TABLE t DROP n"),
+    "constraint": ("ALTER TABLE t ADD CONSTRAINT c CHECK (id > 0)", "ALTER TABLE t DROP CONSTRAINT c"),
+    "index": ("CREATE INDEX i ON t (id)", "DROP INDEX i"),
+    "sequence": ("CREATE SEQUENCE s", "DROP SEQUENCE s"),
+    "view": ("CREATE VIEW v AS SELECT id FROM t", "DROP VIEW v"),
+    "enum": ("CREATE TYPE e AS ENUM ('a')", "DROP TYPE e"),
+    "domain": ("CREATE DOMAIN d AS int CHECK (VALUE > 0)", "DROP DOMAIN d"),
+    "type": ("CREATE TYPE c AS (a int)", "DROP TYPE c"),
+    "function": ("CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'", "DROP FUNCTION f()"),
+    "trigger": (
+        "CREATE TRIGGER g BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+        "DROP TRIGGER g ON t",
+    ),
+    "rule": ("CREATE RULE r AS ON DELETE TO t DO INSTEAD NOTHING", "DROP RULE r ON t"),
+    "policy": ("CREATE POLICY p ON t USING (id > 0)", "DROP POLICY p ON t"),
+    "statistics": ("CREATE STATISTICS s ON id, n2 FROM t", "DROP STATISTICS s"),
+    "comment": ("COMMENT ON COLUMN t.id IS 'x'", "COMMENT ON COLUMN t.id IS NULL"),
+    "grant": ("GRANT SELECT ON t TO PUBLIC", "REVOKE SELECT ON t FROM PUBLIC"),
+    "partition": ("CREATE TABLE w_1 PARTITION OF w FOR VALUES IN (1)", "DROP TABLE w_1"),
+}
+
+
 @pytest.fixture
 def target(tree: Tree) -> Target:
     """Return a target on the run's server; its own database is not there."""
@@ -159,6 +187,18 @@ def test_has_something_of_every_kind(connection: Connection) -> None:
     """No kind is listed that nothing is of, and nothing is of a kind that is not listed."""
     run(connection, f"CREATE EXTENSION citext; {EVERYTHING}")
     assert {identity.kind for identity in catalog.read(connection)} == catalog.KINDS
+
+
+@pytest.mark.parametrize("kind", sorted(catalog.KINDS))
+def test_what_is_made_is_seen_and_what_is_removed_leaves_no_trace(connection: Connection, kind: str) -> None:
+    """For every kind there is: made, it is one difference more; removed, there is none."""
+    run(connection, "CREATE TABLE t (id int, n2 int); CREATE TABLE w (id int) PARTITION BY LIST (id)")
+    before = catalog.read(connection)
+    make, remove = KINDS[kind]
+    run(connection, make)
+    assert kind in {each.identity.kind for each in catalog.compare(before, catalog.read(connection))}
+    run(connection, remove)
+    assert lines(before, connection) == []
 
 
 def test_finds_each_change_and_nothing_else(connection: Connection) -> None:

@@ -17,6 +17,7 @@ __all__ = [
     "ServerError",
     "ServerUnreachableError",
     "SettingsError",
+    "VerificationError",
     "WorkspaceError",
 ]
 
@@ -25,7 +26,7 @@ class AtrizError(Exception):
     """Base of every error this library raises on purpose."""
 
     status = 1
-    """What the ``atriz`` command exits with: 1 it failed, 2 wrong usage or settings."""
+    """What the ``atriz`` command exits with: 1 it failed, 2 wrong usage or settings, 3 a check found something."""
 
 
 class WorkspaceError(AtrizError):
@@ -72,3 +73,9 @@ class MigrationError(AtrizError):
 
 class SeedError(AtrizError):
     """A seed file is broken, or failed on the database."""
+
+
+class VerificationError(AtrizError):
+    """A revision cannot be applied, undone, and applied again as it should be."""
+
+    status = 3

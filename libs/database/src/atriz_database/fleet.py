@@ -92,6 +92,7 @@ def run(
     *,
     failed: Mapping[str, AtrizError] | None = None,
     reverse: bool = False,
+    ordered: bool = True,
 ) -> list[Outcome]:
     """Run `task` for each target, core first, independent ones side by side; return an outcome for each, in order.
 
@@ -100,10 +101,11 @@ def run(
 
     :param failed: packages that are known to fail, with the reason; they count as failed without being tried.
     :param reverse: whether a package comes after all that depend on it, as destructive verbs want it.
+    :param ordered: whether a package waits for those it depends on; if not, all go side by side.
     """
     names = {target.package.name for target in targets}
     by_name = {target.package.name: target for target in targets}
-    needs = {name: names.intersection(target.package.requires) for name, target in by_name.items()}
+    needs = {name: names.intersection(target.package.requires if ordered else ()) for name, target in by_name.items()}
     if reverse:
         needs = {name: {other for other in names if name in needs[other]} for name in names}
     order = TopologicalSorter(needs)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-from atriz_database.errors import RevisionError
+from atriz_database.errors import MigrationError, RevisionError
 
 _NAMES = ("revision", "down_revision", "depends_on", "branch_labels")
 _ASSIGNED = re.compile(rb"\b(?:%s)\b[^\n=]*=" % "|".join(_NAMES).encode())
@@ -214,6 +214,48 @@ def check_syntax(path: Path) -> None:
         raise syntax_error(path, error) from None
     except ValueError as error:
         raise RevisionError(f"{path} cannot be read as Python: {error}.") from None
+
+
+def literal(path: Path, name: str) -> object | None:
+    """Return what a revision file assigns to `name`, read without running it; `None` where it assigns nothing.
+
+    Raise `RevisionError` if it is computed, or Python cannot parse the file.
+    """
+    text = path.read_bytes()
+    if name.encode() not in text:
+        return None
+    check_syntax(path)
+    for statement in ast.parse(text).body:
+        targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+            try:
+                return ast.literal_eval(statement.value)  # type: ignore[attr-defined, no-any-return]
+            except (ValueError, TypeError):
+                raise RevisionError(f"{path}: {name} is read without running the file. Write its value out.") from None
+    return None
+
+
+def irreversible(revision: Revision) -> str:
+    """Return why a revision cannot be undone, as it says itself: ``irreversible = "reason"``; else nothing.
+
+    Raise `RevisionError` if the reason is missing.
+    """
+    reason = literal(revision.path, "irreversible")
+    if reason is None:
+        return ""
+    if not isinstance(reason, str) or not reason.strip():
+        raise RevisionError(f'{revision.path} needs a reason why it cannot be undone: irreversible = "reason".')
+    return " ".join(reason.split()).rstrip(".")
+
+
+def check_reversible(undone: Iterable[Revision]) -> None:
+    """Raise `MigrationError` if one of the revisions that are to be undone cannot be; the message says why."""
+    for revision in undone:
+        if reason := irreversible(revision):
+            raise MigrationError(
+                f"{revision.title} ({revision.id}) cannot be undone: {reason}. Nothing was undone. Go back no further "
+                f"than {revision.id}, write a new revision that mends it, or restore a backup."
+            )
 
 
 def syntax_error(path: Path, error: SyntaxError) -> RevisionError:

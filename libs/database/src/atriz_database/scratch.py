@@ -11,7 +11,7 @@ from dataclasses import replace
 import psycopg
 from psycopg import sql
 
-from atriz_database import databases
+from atriz_database import databases, interrupt
 from atriz_database.databases import Connection
 from atriz_database.errors import ServerError
 from atriz_database.settings import Target
@@ -25,17 +25,19 @@ _STALE_SECONDS = 24 * 60 * 60
 
 
 @contextlib.contextmanager
-def scratch(target: Target) -> Iterator[Target]:
+def scratch(target: Target, *, wait: float = 0.0) -> Iterator[Target]:
     """Make an empty database on the target's server, yield it, and drop it whatever happens.
 
     Those of killed runs that are older than a day are dropped as well. The server makes it as it makes the package's
     own, from template1, so that what stands in there doesn't tell the two apart.
 
+    :param wait: for how many seconds to try again while the server is down.
+
     Raise what :func:`databases.connect` raises, and `ServerError` if the role may not create databases.
     """
     url = target.url
     assert url is not None, "a target on the embedded server is given its URL first"
-    with databases.maintenance(target, purpose="scratch") as connection:
+    with databases.maintenance(target, purpose="scratch", wait=wait) as connection:
         _check_right(connection, target)
         name = _new_name(connection, target.package.name)
         for stale in _stale(connection):
@@ -53,12 +55,13 @@ def scratch(target: Target) -> Iterator[Target]:
     try:
         databases.create(made)
         yield made
+        _drop(made)
     except BaseException:
-        # What went wrong says more than that its database is left to a later run.
-        with contextlib.suppress(ServerError):
+        # What went wrong says more than that its database is left to a later run. A signal may come while it is being
+        # dropped, and then this is the second try.
+        with contextlib.suppress(ServerError), interrupt.blocked():
             _drop(made)
         raise
-    _drop(made)
 
 
 def _check_right(connection: Connection, target: Target) -> None:
@@ -66,9 +69,9 @@ def _check_right(connection: Connection, target: Target) -> None:
     row = connection.execute(query).fetchone()
     if row is not None and not row[0]:
         raise ServerError(
-            f"To compare {target.database}, a scratch database is made beside it, and role {row[1]} has no right to "
-            f"create databases ({target.url}, from {target.origin}). Let it (ALTER ROLE {row[1]} CREATEDB), or compare "
-            "a copy of the database on a server where it may."
+            f"This takes a scratch database beside {target.database}, and role {row[1]} has no right to create "
+            f"databases ({target.url}, from {target.origin}). Let it (ALTER ROLE {row[1]} CREATEDB), or name a server "
+            "where it may."
         )
 
 

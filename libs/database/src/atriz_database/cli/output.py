@@ -58,7 +58,7 @@ class Output:
         if self.as_json:
             return
         if act.kind == "warning":
-            self.error(f"warning: {act.package}: {act.what}: {act.detail}")
+            self.error(f"warning: {': '.join(filter(None, (act.package, act.what, act.subject, act.detail)))}")
             return
         if self._quiet:
             return
@@ -80,9 +80,11 @@ class Output:
         for outcome in outcomes:
             if outcome.state != "done":
                 self.error(self._failure(outcome))
-        status = max((outcome.status for outcome in outcomes), default=0)
+        statuses = {outcome.status for outcome in outcomes} - {0}
         # With several packages a wrong setting of one is a failure of the run.
-        status = status if len(outcomes) == 1 else min(status, 1)
+        status = (
+            statuses.pop() if len(statuses) == 1 and (len(outcomes) == 1 or statuses == {3}) else int(bool(statuses))
+        )
         if not self.as_json and not (self._quiet and status == 0):
             self._summary(outcomes)
         return status
@@ -186,6 +188,7 @@ class Output:
             ("undone", "revision"),
             ("cleaned", "database"),
             ("seeded", "seed file"),
+            ("verified", "revision"),
         ):
             if count := whats.pop(what, 0):
                 parts.append(f"{count} {noun}{'s' if count != 1 else ''} {'run' if what == 'seeded' else what}")

@@ -120,6 +120,11 @@ def _check(call: Call) -> int:
     return 3 if findings else 0
 
 
+def _verify(call: Call) -> int:
+    given = call.arguments.package
+    return call.output.finish(verbs.verify(call.workspace, given, call.options, call.output.report))
+
+
 def _configure_environment(parser: ArgumentParser) -> None:
     package(parser)
     parser.add_argument(
@@ -224,6 +229,14 @@ VERBS: Mapping[str, Verb] = {
         package,
         "Exits with 3 if it finds something. A revision excuses a statement with unsafe = {rule: reason}.\n\n"
         "examples:\n  atriz check\n  atriz check pshop --json",
+    ),
+    "verify": Verb(
+        "Take each revision up, down, and up again in a scratch database, and compare the catalogs.",
+        _verify,
+        package_and_only,
+        "Exits with 3 if it finds something; no package's database is touched. A revision that cannot be undone says\n"
+        'why, irreversible = "reason", and is not taken down.\n\n'
+        "examples:\n  atriz verify\n  atriz verify pshop --only",
     ),
     "env": Verb(
         "Show every setting and where it comes from, secrets masked; or write what .env files lack.",

@@ -1,6 +1,6 @@
 """Alembic: what ``env.py`` calls, and its commands as the library's own verbs use them. The only part with Alembic."""
 
-from atriz_database.migrations.commands import differences, downgrade, new, read_revisions, stamp, upgrade
+from atriz_database.migrations.commands import differences, downgrade, new, read_revisions, stamp, step_through, upgrade
 from atriz_database.migrations.environment import Applied, Run, run
 from atriz_database.migrations.source import Rendered, excuses, load_metadata, metadata_of, render, unimported
 from atriz_database.migrations.sqlfile import sql_file
@@ -20,6 +20,7 @@ __all__ = [
     "run",
     "sql_file",
     "stamp",
+    "step_through",
     "unimported",
     "upgrade",
 ]

@@ -154,8 +154,26 @@ def _online(run: Run, folder: Path, metadata: str) -> None:
             compare_server_default=True,
             process_revision_directives=partial(_keep_to_ours, run, folder),
         )
+        _keep_what_cannot_be_undone()
         with context.begin_transaction():
             context.run_migrations()
+
+
+def _keep_what_cannot_be_undone() -> None:
+    """Have a downgrade refused before its first step if one of them undoes what cannot be undone."""
+    if _command() != "downgrade":
+        return
+    migration = context.get_context()
+    # The steps are known only once Alembic has read where the database is.
+    planned = migration._migrations_fn
+    assert planned is not None, "a downgrade has steps"
+
+    def refused_or_planned(*where: Any) -> list[Any]:
+        steps = list(planned(*where))
+        revisions.check_reversible(Revision(step.revision.revision, (), Path(step.revision.path)) for step in steps)
+        return steps
+
+    migration._migrations_fn = refused_or_planned
 
 
 def _close(connection: sqlalchemy.Connection) -> None:
@@ -205,6 +223,7 @@ def _offline(folder: Path) -> None:
         transaction_per_migration=True,
         on_version_apply=journal.record,
     )
+    _keep_what_cannot_be_undone()
     with context.begin_transaction():
         # What the history rows go into. The label is left to the first run that knows the environment.
         context.static_output(label.TABLES)

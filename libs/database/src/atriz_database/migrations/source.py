@@ -21,7 +21,7 @@ from atriz_database import workspace
 from atriz_database.errors import RevisionError
 from atriz_database.migrations.commands import config_of
 from atriz_database.migrations.explain import explained, explaining, versions_folder
-from atriz_database.revisions import Revision
+from atriz_database.revisions import Revision, literal
 
 # What a statement does, by its first words; comments are one kind.
 _STATEMENT = re.compile(
@@ -80,14 +80,12 @@ def excuses(revision: Revision) -> dict[str, str]:
 
     Raise `RevisionError` if a reason is missing.
     """
-    for statement in ast.parse(revision.path.read_text(encoding="utf-8")).body:
-        targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
-        if any(isinstance(target, ast.Name) and target.id == "unsafe" for target in targets):
-            found = ast.literal_eval(statement.value)  # type: ignore[attr-defined]
-            if not isinstance(found, dict) or not all(isinstance(why, str) and why.strip() for why in found.values()):
-                raise RevisionError(f'{revision.path} needs a reason for each rule: unsafe = {{"rule": "reason"}}.')
-            return found
-    return {}
+    found = literal(revision.path, "unsafe")
+    if found is None:
+        return {}
+    if not isinstance(found, dict) or not all(isinstance(why, str) and why.strip() for why in found.values()):
+        raise RevisionError(f'{revision.path} needs a reason for each rule: unsafe = {{"rule": "reason"}}.')
+    return found
 
 
 def load_metadata(metadata: str) -> sqlalchemy.MetaData:

@@ -21,9 +21,12 @@ def sql_file(revision: str) -> tuple[Callable[[], None], Callable[[], None]]:
 
         upgrade, downgrade = sql_file(__file__)
 
+    Without the second part there is no way down: the downgrade raises `MigrationError`. With nothing in it, as with
+    Python's ``pass``, there is nothing to undo.
+
     :param revision: the revision's own ``__file__``.
 
-    Raise `RevisionError` if the file is missing or lacks a part.
+    Raise `RevisionError` if the file is missing or lacks the first part.
     """
     path = Path(revision).with_suffix(".sql")
     try:
@@ -31,12 +34,20 @@ def sql_file(revision: str) -> tuple[Callable[[], None], Callable[[], None]]:
     except (OSError, UnicodeDecodeError) as error:
         raise RevisionError(f"{path}, the body of the revision beside it, cannot be read: {error}") from None
     marks = {line.strip().lower(): number for number, line in enumerate(lines)}
-    if _UP not in marks or _DOWN not in marks or marks[_UP] > marks[_DOWN]:
+    end = marks.get(_DOWN, len(lines))
+    if _UP not in marks or marks[_UP] > end:
         raise RevisionError(f"{path} needs a line `{_UP}`, and after it a line `{_DOWN}`, each followed by SQL.")
-    up, down = marks[_UP] + 1, marks[_DOWN] + 1
+    up, down = marks[_UP] + 1, end + 1
     return (
-        lambda: _run_script(path, "".join(lines[up : down - 1]), up + 1),
-        lambda: _run_script(path, "".join(lines[down:]), down + 1),
+        lambda: _run_script(path, "".join(lines[up:end]), up + 1),
+        lambda: _run_script(path, "".join(lines[down:]), down + 1) if _DOWN in marks else _refuse(path),
+    )
+
+
+def _refuse(path: Path) -> None:
+    raise MigrationError(
+        f"{path} has no line `{_DOWN}`, and so no way down. Write one, or, where there can be none, say why in "
+        f'{path.with_suffix(".py").name}: irreversible = "reason".'
     )
 
 

@@ -7,6 +7,7 @@ from atriz_database.verbs.check import Finding, check
 from atriz_database.verbs.environment import Origin, Written, environment, write_environment
 from atriz_database.verbs.forward import create, migrate, seed, setup
 from atriz_database.verbs.show import Plan, Step, plan, status
+from atriz_database.verbs.verify import verify
 
 __all__ = [
     "Edit",
@@ -38,5 +39,6 @@ __all__ = [
     "setup",
     "stamp",
     "status",
+    "verify",
     "write_environment",
 ]

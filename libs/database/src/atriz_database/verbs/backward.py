@@ -10,7 +10,7 @@ from functools import partial
 from atriz_database import databases, label, lock
 from atriz_database.errors import MigrationError
 from atriz_database.fleet import Act, Outcome, Report
-from atriz_database.revisions import Revisions, check_syntax
+from atriz_database.revisions import Revisions, check_reversible, check_syntax
 from atriz_database.run import Options, ignore, locate, look_at, noticing, on_each, read
 from atriz_database.settings import Target
 from atriz_database.verbs.forward import create, setup
@@ -163,6 +163,7 @@ def _rollback(options: Options, count: int, to: str | None, target: Target, repo
     if not undone:
         report(Act(name, database, "up to date", detail="nothing to undo"))
         return
+    check_reversible(seen.files.by_id[id_] for id_ in undone)
     titles = [seen.files.by_id[id_].title for id_ in undone]
     report(Act(name, database, f"undoing {', '.join(titles)}", kind="notice"))
     below = seen.files.by_id[undone[-1]].down
