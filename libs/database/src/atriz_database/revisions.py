@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 import re
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+from atriz_database import index
 from atriz_database.errors import MigrationError, RevisionError
 
 _NAMES = ("revision", "down_revision", "depends_on", "branch_labels")
@@ -118,21 +121,38 @@ class Revisions:
 
 
 def read(folder: Path) -> Revisions:
-    """Return the history described by the revision files in `folder`.
+    """Return the history described by the revision files in `folder`; what has not changed is not parsed again.
 
     Raise `RevisionError` if a file has a syntax error, two have one id, or one stands on an id that no file has;
     raise `Undecided` if the answer takes running them.
     """
-    return arrange(folder, (_revision(path, _bytes(path)) for path in files(folder)))
+    now = time.time_ns()
+    before, known = index.load(folder), {}
+    for entry in _entries(folder):
+        seen, name = before.get(entry.name), entry.name
+        # A link's own times say nothing of the file behind it: `stat` is of that file.
+        stamp = index.stamp(entry.stat()) if entry.is_file() else (0, 0, 0, 0)
+        if seen is not None and seen[0] == stamp:
+            known[name] = seen
+        else:
+            known[name] = (stamp, _header(folder / name, _bytes(folder / name)))
+    if known != before:
+        index.save(folder, known, now)
+    return arrange(folder, (Revision(id_, down, folder / name) for name, (_, (id_, down)) in known.items()))
 
 
 def files(folder: Path) -> Iterator[Path]:
     """Yield the files in `folder` that Alembic takes for revisions, in alphabetical order."""
-    if not folder.is_dir():
-        raise RevisionError(f"{folder} is missing. A package with a database keeps its revisions there.")
-    for path in sorted(folder.iterdir()):
-        if _FILE.match(path.name):
-            yield path
+    for entry in _entries(folder):
+        yield folder / entry.name
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((entry for entry in entries if _FILE.match(entry.name)), key=lambda entry: entry.name)
+    except OSError:
+        raise RevisionError(f"{folder} is missing. A package with a database keeps its revisions there.") from None
 
 
 def arrange(folder: Path, revisions: Iterable[Revision]) -> Revisions:
@@ -175,8 +195,8 @@ def _bytes(path: Path) -> bytes:
         raise RevisionError(f"{path} cannot be read: {error.strerror}.") from None
 
 
-def _revision(path: Path, text: bytes) -> Revision:
-    values = _header(path, text)
+def _header(path: Path, text: bytes) -> index.Header:
+    values = _assignments(path, text)
     if values.get("depends_on") or values.get("branch_labels"):
         raise Undecided(path)
     for name in ("revision", "down_revision"):
@@ -187,10 +207,10 @@ def _revision(path: Path, text: bytes) -> Revision:
     ids = [each for each in (id_, *downs) if isinstance(each, str) and each]
     if len(ids) != 1 + len(downs):
         raise Undecided(path)
-    return Revision(ids[0], tuple(ids[1:]), path)
+    return ids[0], tuple(ids[1:])
 
 
-def _header(path: Path, text: bytes) -> dict[str, object]:
+def _assignments(path: Path, text: bytes) -> dict[str, object]:
     """Return the ids that a file assigns, parsing no more of it than the lines before its first definition."""
     end = _FIRST_DEFINITION.search(text)
     if end and not _ASSIGNED.search(text, end.start()):
