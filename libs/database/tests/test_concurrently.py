@@ -135,11 +135,16 @@ def test_what_the_server_still_builds_is_waited_for_and_not_dropped(left: Tree) 
             while left.rows("left", _VALID) != [(False,)]:
                 pass
             (oid,) = left.rows("left", "SELECT 'ix_left'::regclass::oid")
-            process = left.start("migrate")
+            process = left.start("migrate", start_new_session=True)
             assert process.stdout is not None
+            deadline = threading.Timer(30, os.killpg, (process.pid, signal.SIGKILL))
+            deadline.start()
             said = ""
             while "waiting for pid" not in said:
-                said += process.stdout.readline()
+                line = process.stdout.readline()
+                assert line, f"it ended, or said nothing for long: {said}"
+                said += line
+            deadline.cancel()
             assert f"waiting for pid {builder.info.backend_pid}" in said
             assert "CREATE INDEX CONCURRENTLY ix_left" in said
         finally:

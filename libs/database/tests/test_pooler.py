@@ -87,6 +87,14 @@ def other_clients(url: str, number: int) -> Iterator[None]:
             thread.join()
 
 
+def fill(url: str, size: int) -> None:
+    """Let the pooler open as many connections to the server as it may, by that many transactions at once."""
+    with ExitStack() as stack:
+        for _ in range(size):
+            connection = stack.enter_context(psycopg.connect(url))
+            connection.execute("SELECT 1")
+
+
 @pytest.mark.parametrize("mode", ["transaction", "statement"])
 def test_in_transaction_mode_it_is_refused_and_says_where_to_name_the_server(left: Tree, mode: str) -> None:
     """Status 2, the variable's name, no lock and no setting left on the pooler's connections; status and plan work."""
@@ -129,8 +137,9 @@ def test_the_setting_of_an_env_file_is_advised_beside_it(left: Tree) -> None:
 def test_transaction_mode_is_always_seen(left: Tree, size: int, turns: int, clients: int) -> None:
     """Whatever the pool's size and whoever else is at work: fifteen times of fifteen, and no lock is left."""
     with pooler.running(
-        left.server, pool_mode="transaction", default_pool_size=size, server_round_robin=turns, min_pool_size=size
+        left.server, pool_mode="transaction", default_pool_size=size, server_round_robin=turns
     ) as middle:
+        fill(middle.url(left.database("left")), size)
         target = left.target("left", through(left, middle))
         with other_clients(middle.url(left.database("left")), clients) if clients else ExitStack():
             for _ in range(15):
