@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import psycopg
 from psycopg import pq
 
-from atriz_database import databases
+from atriz_database import databases, pooler
 from atriz_database.errors import LockTimeoutError
 from atriz_database.settings import Target
 
@@ -19,6 +19,12 @@ DEFAULT_WAIT = 600.0
 """How long a run waits for another one, in seconds, unless told otherwise."""
 _FIRST_POLL, _LONGEST_POLL = 0.02, 1.0
 
+# The setting exists from PostgreSQL 14.
+_PREPARE = """
+    SELECT pg_backend_pid(), CASE
+        WHEN pg_backend_pid() = %s AND current_setting('idle_session_timeout', true) IS NOT NULL
+        THEN set_config('idle_session_timeout', '0', false) END
+"""
 _HOLDER = """
     SELECT a.pid, a.application_name, coalesce(a.client_hostname, host(a.client_addr), 'this machine'),
            a.backend_start
@@ -42,12 +48,13 @@ def held(
     :param wait: for how many seconds to wait for another holder.
     :param notify: gets one line naming the holder, if there is a wait.
 
-    Raise `LockTimeoutError` if another run holds it for longer than that.
+    Raise `LockTimeoutError` if another run holds it for longer than that, and `SettingsError` if the connection leads
+    through a pooler in transaction mode, where the lock would be lost.
     """
     with databases.connect(target, purpose="lock") as connection:
-        if connection.info.server_version >= 140000:
-            # It does nothing for as long as the run takes, and must not be ended for that.
-            connection.execute("SET idle_session_timeout = 0")
+        told_pid = connection.info.backend_pid
+        if _prepare(connection, told_pid) != told_pid:
+            _prepare(connection, pooler.backend(target, connection))
         deadline = time.monotonic() + wait
         pause, told = _FIRST_POLL, ""
         while not _try(connection):
@@ -82,6 +89,17 @@ def check(connection: databases.Connection) -> None:
             "The connection that held the database's lock was ended (by an administrator, a time limit, a firewall?), "
             "so that another run may be at work. What was under way is rolled back; run the same command again."
         )
+
+
+def _prepare(connection: databases.Connection, pid: int) -> int:
+    """Return the pid of the backend that answers, made ready if it is the one that is expected.
+
+    The lock's connection does nothing for as long as the run takes, and must not be ended for that. Another backend
+    than the server told of is a pooler's: it may be somebody else's a moment later, and is left as it is.
+    """
+    row = connection.execute(_PREPARE, [pid]).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def _try(connection: databases.Connection) -> bool:

@@ -91,6 +91,18 @@ def resolve(
     return targets
 
 
+def direct_variable(target: Target) -> str:
+    """Return the variable for a URL past a connection pooler, and where it goes so that it wins over the one in force.
+
+    :param target: a target of administration.
+    """
+    package = target.package
+    names = _process_names(package, administrative=True)
+    if target.origin in {str(Value(name, "", PROCESS)) for name in names}:
+        return f"{names[0]} in {PROCESS}"
+    return f"{_forms(package.variable, administrative=True)[0]} in {package.folder / '.env'}"
+
+
 def server_home(root: Path, environ: Mapping[str, str] | None = None) -> Path | None:
     """Return the folder named by ATRIZ_SERVER_HOME for the embedded server, `None` where it isn't set.
 

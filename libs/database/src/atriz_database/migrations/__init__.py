@@ -1,6 +1,11 @@
 """Alembic: what ``env.py`` calls, and its commands as the library's own verbs use them. The only part with Alembic."""
 
 from atriz_database.migrations.commands import differences, downgrade, new, read_revisions, stamp, step_through, upgrade
+from atriz_database.migrations.concurrently import (
+    create_index_concurrently,
+    drop_index_concurrently,
+    outside_transaction,
+)
 from atriz_database.migrations.environment import Applied, Run, run
 from atriz_database.migrations.source import Rendered, excuses, load_metadata, metadata_of, render, unimported
 from atriz_database.migrations.sqlfile import sql_file
@@ -9,12 +14,15 @@ __all__ = [
     "Applied",
     "Rendered",
     "Run",
+    "create_index_concurrently",
     "differences",
     "downgrade",
+    "drop_index_concurrently",
     "excuses",
     "load_metadata",
     "metadata_of",
     "new",
+    "outside_transaction",
     "read_revisions",
     "render",
     "run",

@@ -31,6 +31,8 @@ from atriz_database.settings import Target
 
 RUN = "atriz.run"
 COMMAND = "atriz.command"
+logger = logging.getLogger(__name__)
+"""Says what plain ``alembic``, which knows nothing of notices, should tell."""
 
 _history = sqlalchemy.table(
     "history",
@@ -119,7 +121,7 @@ def _plain_run(folder: Path) -> Run:
     def say(applied: Applied) -> None:
         context.config.print_stdout("%s %s (%.2f s)", applied.direction, applied.title, applied.seconds)
 
-    return Run(target, notify=logging.getLogger(__name__).warning, applied=say)
+    return Run(target, notify=logger.warning, applied=say)
 
 
 def _online(run: Run, folder: Path, metadata: str) -> None:
@@ -300,6 +302,8 @@ def _engine(target: Target, journal: _Journal) -> sqlalchemy.Engine:
     class Connection(psycopg.Connection[Any]):
         # SQLAlchemy's commit event comes before the commit; only here is it known to have happened.
         def commit(self) -> None:
+            if self.autocommit:
+                return  # The end of an autocommit block: its revision goes on, and so does its time.
             journal.before_commit()
             # Signals wait: what is committed is also told.
             with interrupt.blocked():

@@ -65,7 +65,10 @@ def render(package: workspace.Package, ids: Iterable[str]) -> list[Rendered]:
         output = io.StringIO()
         failure = ""
         with EnvironmentContext(config, script, as_sql=True) as environment:
-            environment.configure(dialect_name="postgresql", output_buffer=output, literal_binds=True)
+            # Without transactions, so that an autocommit block writes no COMMIT and BEGIN of ones that never began.
+            environment.configure(
+                dialect_name="postgresql", output_buffer=output, literal_binds=True, transactional_ddl=False
+            )
             try:
                 with Operations.context(environment.get_context()):
                     found.module.upgrade()
