@@ -52,7 +52,12 @@ class Revision:
 
     def checksum(self) -> str:
         """Return the SHA-256 of :meth:`source`."""
-        return hashlib.sha256(self.source().encode()).hexdigest()
+        return digest(self.source())
+
+
+def digest(source: str) -> str:
+    """Return the SHA-256 of a revision's text."""
+    return hashlib.sha256(source.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

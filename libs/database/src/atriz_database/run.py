@@ -28,6 +28,12 @@ class Options:
     """Whether to leave out what the named package depends on."""
     force: tuple[str, ...] = ()
     """Names of databases that may be destroyed though they are production's."""
+    lock_timeout: float = 5.0
+    """Seconds that a statement of a revision waits for a lock; 0 is without end."""
+    statement_timeout: float | None = None
+    """Seconds that a statement of a revision may take; 0 is without end, `None` what the server says."""
+    retries: int = 5
+    """How often a revision is tried again that did not get its lock, or met a deadlock."""
 
 
 def ignore(act: Act) -> None:

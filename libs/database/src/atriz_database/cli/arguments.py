@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 
 from atriz_database.cli.verb import Call
 from atriz_database.errors import WorkspaceError
@@ -27,6 +27,48 @@ def force(parser: ArgumentParser) -> None:
         metavar="DATABASE",
         help="the exact name of a database to do this to though it is production's; may be given several times",
     )
+
+
+def limits(parser: ArgumentParser) -> None:
+    """Add how long a revision may wait and take."""
+    group = parser.add_argument_group("limits of each revision")
+    group.add_argument(
+        "--lock-timeout",
+        type=seconds,
+        default=5.0,
+        metavar="SECONDS",
+        help="how long a statement waits for a lock, others queueing behind it; 0 is without end",
+    )
+    group.add_argument(
+        "--statement-timeout",
+        type=seconds,
+        metavar="SECONDS",
+        help="how long a statement may take; 0 is without end (default: as the server has it)",
+    )
+    group.add_argument(
+        "--retries",
+        type=_times,
+        default=5,
+        metavar="N",
+        help="how often a revision is tried again that did not get a lock or met a deadlock",
+    )
+
+
+def seconds(text: str) -> float:
+    """Return a duration given on the command line, in seconds."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise ArgumentTypeError(f"{text!r} is not a number of seconds, 0 or more")
+    return value
+
+
+def _times(text: str) -> int:
+    if not text.isdigit():
+        raise ArgumentTypeError(f"{text!r} is not a number of times, 0 or more")
+    return int(text)
 
 
 def one_package(call: Call, verb: str) -> str:

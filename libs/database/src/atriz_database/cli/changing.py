@@ -6,7 +6,7 @@ from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Mapping
 
 from atriz_database import verbs
-from atriz_database.cli.arguments import force, one_package, package, package_and_only
+from atriz_database.cli.arguments import force, limits, one_package, package, package_and_only
 from atriz_database.cli.verb import Call, Verb
 from atriz_database.fleet import Outcome
 
@@ -21,6 +21,16 @@ def _fleet_verb(verb: Callable[..., list[Outcome]]) -> Callable[[Call], int]:
 def _configure_destructive(parser: ArgumentParser) -> None:
     package(parser)
     force(parser)
+
+
+def _configure_migrating(parser: ArgumentParser) -> None:
+    package_and_only(parser)
+    limits(parser)
+
+
+def _configure_reset(parser: ArgumentParser) -> None:
+    _configure_drop(parser)
+    limits(parser)
 
 
 def _configure_drop(parser: ArgumentParser) -> None:
@@ -50,6 +60,7 @@ def _configure_rollback(parser: ArgumentParser) -> None:
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--count", type=_positive, default=1, metavar="N", help="how many revisions to undo")
     group.add_argument("--to", metavar="REVISION", help="go back to this revision, which itself stays; or to base")
+    limits(parser)
 
 
 def _positive(text: str) -> int:
@@ -70,7 +81,7 @@ VERBS: Mapping[str, Verb] = {
     "setup": Verb(
         "Create, migrate and seed: from nothing to working; on what is there, only what is missing.",
         _fleet_verb(verbs.setup),
-        package_and_only,
+        _configure_migrating,
         "examples:\n  atriz setup\n  atriz setup mextrack     core first, then mextrack",
     ),
     "create": Verb(
@@ -82,7 +93,7 @@ VERBS: Mapping[str, Verb] = {
     "migrate": Verb(
         "Bring databases to head: core first, then the apps side by side.",
         _fleet_verb(verbs.migrate),
-        package_and_only,
+        _configure_migrating,
         "A missing database is created first, but for production.\n\n"
         "examples:\n  atriz migrate\n  atriz migrate mextrack          core to head first\n"
         "  atriz migrate mextrack --only   mextrack alone",
@@ -109,7 +120,7 @@ VERBS: Mapping[str, Verb] = {
     "reset": Verb(
         "Drop, create, migrate and seed; asks first.",
         _drop("reset", verbs.reset),
-        _configure_drop,
+        _configure_reset,
         "examples:\n  atriz reset pshop\n  atriz reset --yes",
     ),
     "drop": Verb(

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import psycopg
 
 from atriz_database import databases, workspace
+from atriz_database.cli.arguments import seconds
 from atriz_database.cli.builtin import VERBS
 from atriz_database.cli.output import Output
 from atriz_database.cli.verb import Call, Verb
@@ -70,7 +71,7 @@ def _call(arguments: Sequence[str]) -> int:
         space = workspace.load(_root(parsed.root))
         output.align(space)
         force = tuple(getattr(parsed, "force", None) or ())
-        options = Options(parsed.wait, parsed.lock_wait, getattr(parsed, "only", False), force)
+        options = Options(parsed.wait, parsed.lock_wait, getattr(parsed, "only", False), force, **_limits(parsed))
         return verbs[parsed.verb].run(Call(space, parsed, options, output))
     except AtrizError as error:
         if parsed.traceback:
@@ -86,6 +87,12 @@ def _call(arguments: Sequence[str]) -> int:
         return output.failure(AtrizError("interrupted"))
     finally:
         output.close()
+
+
+def _limits(parsed: argparse.Namespace) -> dict[str, Any]:
+    """Return the options that only the verbs have that run revisions."""
+    names = ("lock_timeout", "statement_timeout", "retries")
+    return {name: getattr(parsed, name) for name in names if hasattr(parsed, name)}
 
 
 def _misused(arguments: Sequence[str], text: str) -> int:
@@ -166,27 +173,17 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--json", action="store_true", help="print one JSON document on stdout and nothing else there")
     group.add_argument("--quiet", action="store_true", help="print errors and warnings only")
     group.add_argument(
-        "--wait", type=_seconds, default=0.0, metavar="SECONDS", help="try again this long while a server is down"
+        "--wait", type=seconds, default=0.0, metavar="SECONDS", help="try again this long while a server is down"
     )
     group.add_argument(
         "--lock-wait",
-        type=_seconds,
+        type=seconds,
         default=600.0,
         metavar="SECONDS",
         help="wait this long for another run that changes the same database",
     )
     group.add_argument("--root", type=Path, metavar="FOLDER", help="the repository (default: found from here upwards)")
     group.add_argument("--traceback", action="store_true", help="show where in the code an error was raised")
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, 0 or more")
-    return value
 
 
 class _Version(argparse.Action):

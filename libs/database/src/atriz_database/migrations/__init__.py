@@ -6,12 +6,15 @@ from atriz_database.migrations.concurrently import (
     drop_index_concurrently,
     outside_transaction,
 )
-from atriz_database.migrations.environment import Applied, Run, run
+from atriz_database.migrations.environment import Run, run
+from atriz_database.migrations.journal import Applied
+from atriz_database.migrations.session import Limits
 from atriz_database.migrations.source import Rendered, excuses, load_metadata, metadata_of, render, unimported
 from atriz_database.migrations.sqlfile import sql_file
 
 __all__ = [
     "Applied",
+    "Limits",
     "Rendered",
     "Run",
     "create_index_concurrently",

@@ -9,23 +9,24 @@ import contextlib
 import logging
 import pkgutil
 import re
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import sqlalchemy
 from alembic import context
 from alembic.operations.ops import CreateTableOp, DropTableOp
 from alembic.util import CommandError
 
-from atriz_database import databases, interrupt, label, lock, revisions, server, settings, workspace
+from atriz_database import databases, label, lock, requirements, revisions, server, settings, workspace
 from atriz_database.databases import Notify
-from atriz_database.errors import AtrizError, MigrationError
+from atriz_database.errors import MigrationError
 from atriz_database.migrations.explain import explained
+from atriz_database.migrations.journal import Applied, Journal
+from atriz_database.migrations.retry import Blockers, retried
+from atriz_database.migrations.session import Limits, opened
 from atriz_database.revisions import Revision
 from atriz_database.settings import Target
 
@@ -34,33 +35,12 @@ COMMAND = "atriz.command"
 logger = logging.getLogger(__name__)
 """Says what plain ``alembic``, which knows nothing of notices, should tell."""
 
-_history = sqlalchemy.table(
-    "history",
-    *(
-        sqlalchemy.column(name, sqlalchemy.Text())
-        for name in ("revision", "direction", "checksum", "source", "applied_by")
-    ),
-    sqlalchemy.column("seconds", sqlalchemy.Float()),
-    schema=label.SCHEMA,
-)
-
-
 # Partitions belong to their parent, and an extension's tables to the extension: neither is a model's.
 _NOT_OURS = """
     SELECT c.relname FROM pg_class c
     WHERE c.relispartition AND c.relkind IN ('r', 'p', 'f')
        OR c.relkind = 'r' AND EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e')
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """One revision that a run applied, undid or stamped, once its transaction was committed."""
-
-    revision: str
-    title: str
-    direction: str
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +57,9 @@ class Run:
     """Where the database was when the caller decided what to do; another place is an error."""
     allow_drop: bool = False
     """Whether a new revision may drop a table that no revision made."""
+    limits: Limits = field(default_factory=Limits)
+    retries: int = 0
+    """How often a revision is tried again that did not get its lock, or met a deadlock."""
 
 
 def run(metadata: str) -> None:
@@ -101,7 +84,7 @@ def run(metadata: str) -> None:
     except CommandError:
         raise
     except (Exception, SystemExit) as error:
-        told = error if isinstance(error, AtrizError) else explained(error, folder / "versions")
+        told = explained(error, folder / "versions")
         if given is not None:
             raise told from None
         # Plain alembic shows one line for its own error class, and a traceback for every other.
@@ -142,9 +125,8 @@ def _online(run: Run, folder: Path, metadata: str) -> None:
             locked = None
             with databases.connect(run.target, purpose="alembic") as looking:
                 label.check(run.target, label.read(looking))
-        journal = _Journal(run, locked)
-        connection = _engine(run.target, journal).connect()
-        stack.callback(_close, connection)
+        journal = Journal(run.applied, locked)
+        connection = stack.enter_context(opened(run.target, journal, run.limits))
         theirs = frozenset(connection.exec_driver_sql(_NOT_OURS).scalars()) if not changes else frozenset()
         connection.rollback()
         context.configure(
@@ -155,13 +137,51 @@ def _online(run: Run, folder: Path, metadata: str) -> None:
             include_name=lambda name, kind, _: kind != "table" or name not in theirs,
             compare_server_default=True,
             process_revision_directives=partial(_keep_to_ours, run, folder),
+            atriz_journal=journal,
         )
-        _keep_what_cannot_be_undone()
+        if changes:
+            # At the end whatever it is, so that what is told to be applied stays applied.
+            stack.callback(journal.flush)
+        _refuse_to_undo()
+        journal.follow(context.get_context(), partial(_check_requirements, run.target))
+        _migrate(run, folder, journal, connection)
+
+
+def _migrate(run: Run, folder: Path, journal: Journal, connection: sqlalchemy.Connection) -> None:
+    def work() -> None:
         with context.begin_transaction():
             context.run_migrations()
 
+    limit = run.limits.lock_timeout
+    blockers = Blockers(run.target, every=min(1.0, limit / 4) or 1.0)
+    info = connection.connection.driver_connection.info  # type: ignore[union-attr]
+    try:
+        with blockers.watching(info.backend_pid):
+            retried(work, journal, blockers, retries=run.retries, notify=run.notify, limit=limit)
+    except CommandError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise explained(error, folder / "versions", journal.current.path if journal.current else None) from None
 
-def _keep_what_cannot_be_undone() -> None:
+
+def _check_requirements(target: Target, step: Any) -> None:
+    """Raise `MigrationError` if a revision that goes up needs another database further than it is."""
+    script = getattr(step, "revision", None)  # A stamp has none.
+    if step.is_upgrade and script is not None and hasattr(script.module, "requires"):
+        requirements.check(target, Revision(script.revision, (), Path(script.path)), _files)
+
+
+def _files(package: workspace.Package) -> revisions.Revisions:
+    try:
+        return revisions.read(package.folder / "migrations" / "versions")
+    except revisions.Undecided:
+        # Imported late: it needs what this file defines.
+        from atriz_database.migrations.commands import read_revisions
+
+        return read_revisions(package)
+
+
+def _refuse_to_undo() -> None:
     """Have a downgrade refused before its first step if one of them undoes what cannot be undone."""
     if _command() != "downgrade":
         return
@@ -176,12 +196,6 @@ def _keep_what_cannot_be_undone() -> None:
         return steps
 
     migration._migrations_fn = refused_or_planned
-
-
-def _close(connection: sqlalchemy.Connection) -> None:
-    # A signal that came in here SQLAlchemy would log with a traceback.
-    with interrupt.blocked():
-        connection.close()
 
 
 def _keep_to_ours(run: Run, folder: Path, _context: object, _revision: object, directives: list[Any]) -> None:
@@ -218,14 +232,14 @@ def _keep_to_ours(run: Run, folder: Path, _context: object, _revision: object, d
 def _offline(folder: Path) -> None:
     """Write the SQL of the revisions, history rows included, without a database."""
     _check_files(folder / "versions")
-    journal = _Journal(None)
+    journal = Journal()
     context.configure(
         dialect_name="postgresql",
         literal_binds=True,
         transaction_per_migration=True,
         on_version_apply=journal.record,
     )
-    _keep_what_cannot_be_undone()
+    _refuse_to_undo()
     with context.begin_transaction():
         # What the history rows go into. The label is left to the first run that knows the environment.
         context.static_output(label.TABLES)
@@ -251,72 +265,3 @@ def _check_files(folder: Path) -> None:
     """Refuse files that plainly do not form a history; what only Alembic can read is left to it."""
     with contextlib.suppress(revisions.Undecided):
         revisions.read(folder)
-
-
-class _Journal:
-    """Writes the history row of each revision, and tells of it once it is committed."""
-
-    def __init__(self, run: Run | None, locked: databases.Connection | None = None) -> None:
-        self._run = run
-        self._locked = locked
-        self._since = time.perf_counter()
-        self._uncommitted: list[Applied] = []
-        self._who = label.who()
-
-    def record(self, ctx: Any, step: Any, heads: Any, run_args: Any) -> None:
-        """Write the row, in the revision's own transaction. Alembic calls this after each revision."""
-        seconds = time.perf_counter() - self._since
-        direction = "stamp" if step.is_stamp else "upgrade" if step.is_upgrade else "downgrade"
-        for script in step.up_revisions:
-            revision = Revision(script.revision, (), Path(script.path))
-            values = {
-                "revision": revision.id,
-                "direction": direction,
-                "checksum": revision.checksum(),
-                "source": revision.source(),
-                "seconds": seconds,
-                "applied_by": self._who,
-            }
-            ctx.impl._exec(_history.insert().values(values))
-            self._uncommitted.append(Applied(revision.id, revision.title, direction, seconds))
-
-    def before_commit(self) -> None:
-        """Raise `LockTimeoutError` if the database's lock is gone, so that nothing is committed without it."""
-        if self._uncommitted and self._locked is not None:
-            lock.check(self._locked)
-
-    def committed(self) -> None:
-        """Tell of what the commit that just succeeded made true."""
-        self._since = time.perf_counter()
-        done, self._uncommitted = self._uncommitted, []
-        for applied in done:
-            if self._run is not None:
-                self._run.applied(applied)
-
-    def rolled_back(self) -> None:
-        """Forget what did not come true."""
-        self._uncommitted = []
-
-
-def _engine(target: Target, journal: _Journal) -> sqlalchemy.Engine:
-    class Connection(psycopg.Connection[Any]):
-        # SQLAlchemy's commit event comes before the commit; only here is it known to have happened.
-        def commit(self) -> None:
-            if self.autocommit:
-                return  # The end of an autocommit block: its revision goes on, and so does its time.
-            journal.before_commit()
-            # Signals wait: what is committed is also told.
-            with interrupt.blocked():
-                super().commit()
-                journal.committed()
-
-        def rollback(self) -> None:
-            journal.rolled_back()
-            super().rollback()
-
-    return sqlalchemy.create_engine(
-        "postgresql+psycopg://",
-        creator=lambda: Connection.connect(**databases.parameters(target, "migrate")),
-        poolclass=sqlalchemy.NullPool,
-        use_native_hstore=False,
-    )

@@ -37,12 +37,22 @@ def explaining(package: workspace.Package) -> Iterator[None]:
         raise explained(error, versions_folder(package)) from None
 
 
-def explained(error: Exception | SystemExit, folder: Path) -> AtrizError:
-    """Return what a failed revision means to the person who wrote it: file, line, and where in the statement."""
+def explained(error: Exception | SystemExit, folder: Path, revision: Path | None = None) -> AtrizError:
+    """Return what a failed revision means to the person who wrote it: file, line, and where in the statement.
+
+    :param folder: where the revision files are.
+    :param revision: the file of the one that was under way, for an error that comes from none of its lines.
+    """
+    told = error if isinstance(error, AtrizError) else _explained(error, folder, revision)
+    notes = [f"    {note}" for note in getattr(error, "__notes__", ())]
+    return type(told)("\n".join([str(told), *notes])) if notes else told
+
+
+def _explained(error: Exception | SystemExit, folder: Path, revision: Path | None) -> AtrizError:
     if isinstance(error, SyntaxError) and error.filename:
         return revisions.syntax_error(Path(error.filename), error)
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if folder in Path(frame.filename).parents]
-    place = f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else str(folder)
+    place = f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else str(revision or folder)
     if isinstance(error, sqlalchemy.exc.DBAPIError) and isinstance(error.orig, psycopg.Error):
         # SQLAlchemy has doubled the percent signs, which psycopg took back: the server counted them once.
         statement = (error.statement or "").replace("%%", "%")
@@ -52,9 +62,14 @@ def explained(error: Exception | SystemExit, folder: Path) -> AtrizError:
     return MigrationError(f"{place}: {type(error).__name__}: {error}")
 
 
+def without_passwords(statement: str) -> str:
+    """Return a statement with stars for the passwords that it sets, its length kept."""
+    return _PASSWORD.sub(lambda match: match[1] + "*" * (len(match[0]) - len(match[1])), statement)
+
+
 def sql_message(place: str, statement: str, error: psycopg.Error, diagnostic: Diagnostic) -> str:
     """Return the server's message with the line of the statement it means and a caret below the place."""
-    statement = _PASSWORD.sub(lambda match: match[1] + "*" * (len(match[0]) - len(match[1])), statement)
+    statement = without_passwords(statement)
     first = diagnostic.message_primary or str(error).strip()
     lines = [f"{place}: {first}" + (f" ({diagnostic.sqlstate})" if diagnostic.sqlstate else "")]
     if diagnostic.statement_position and statement:

@@ -173,10 +173,18 @@ def _rollback(options: Options, count: int, to: str | None, target: Target, repo
     def applied(each: migrations.Applied) -> None:
         report(Act(name, database, "undone", each.title, each.revision, each.seconds))
 
-    notify = noticing(target, report)
-    migrations.downgrade(
-        migrations.Run(target, options.lock_wait, notify, applied, options.force, expected=seen.current), destination
+    run = migrations.Run(
+        target,
+        options.lock_wait,
+        noticing(target, report),
+        applied,
+        options.force,
+        expected=seen.current,
+        limits=migrations.Limits(options.lock_timeout, options.statement_timeout),
+        # A number of steps counts from where the database is: begun again in the middle it would go too far.
+        retries=0 if destination.startswith("-") else options.retries,
     )
+    migrations.downgrade(run, destination)
 
 
 def _clean(options: Options, target: Target, report: Report) -> None:

@@ -141,7 +141,17 @@ def _migrate(options: Options, pending: int, target: Target, report: Report) -> 
         report(Act(name, database, f"{next(done)} of {pending} revisions", kind="progress"))
 
     report(Act(name, database, f"0 of {pending} revisions", kind="progress"))
-    migrations.upgrade(migrations.Run(target, options.lock_wait, noticing(target, report), applied))
+    limits = migrations.Limits(options.lock_timeout, options.statement_timeout)
+    migrations.upgrade(
+        migrations.Run(
+            target,
+            options.lock_wait,
+            noticing(target, report),
+            applied,
+            limits=limits,
+            retries=options.retries,
+        )
+    )
     if next(done) == 1:
         # Another run did it while this one waited.
         report(Act(name, database, "up to date"))

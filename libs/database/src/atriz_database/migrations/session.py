@@ -1,0 +1,129 @@
+"""The connection that revisions run on: its limits, and what it refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import sqlalchemy
+from psycopg import errors, pq
+
+from atriz_database import databases, interrupt
+from atriz_database.migrations.journal import Journal
+from atriz_database.settings import Target
+
+# A statement, or a script's first one, that would begin or end a transaction; comments before it are skipped.
+_TRANSACTION = re.compile(
+    r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)*"
+    r"(BEGIN|START\s+TRANSACTION|COMMIT|END|ABORT|PREPARE\s+TRANSACTION"
+    r"|ROLLBACK(?!\s+(?:(?:WORK|TRANSACTION)\s+)?TO\b))\b",
+    re.IGNORECASE | re.DOTALL,
+)
+_ENDS = ("COMMIT", "PREPARE TRANSACTION")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a revision may take, and wait."""
+
+    lock_timeout: float = 5.0
+    """Seconds that a statement waits for a lock: whoever comes after it waits behind it. 0 is without end."""
+    statement_timeout: float | None = None
+    """Seconds that a statement may take; 0 is without end, `None` what the server says."""
+
+
+@contextlib.contextmanager
+def opened(target: Target, journal: Journal, limits: Limits) -> Iterator[sqlalchemy.Connection]:
+    """Connect to a database for its revisions, and yield the connection, which tells the journal of its commits."""
+
+    class Cursor(psycopg.Cursor[Any]):
+        def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+            """Run a statement, unless it begins or ends the revision's transaction."""
+            if self.connection.autocommit:
+                return super().execute(query, *args, **kwargs)
+            if isinstance(query, str | bytes) and (found := _TRANSACTION.match(_text(query))):
+                raise errors.InvalidTransactionTermination(
+                    f"a revision is one transaction, which the run begins and ends, and this one says {found[1]}. "
+                    "Take such statements out; what cannot run in a transaction goes through outside_transaction."
+                )
+            done = super().execute(query, *args, **kwargs)
+            _refuse_commit(self)
+            return done
+
+    class Connection(psycopg.Connection[Any]):
+        # SQLAlchemy's commit event comes before the commit; only here is it known to have happened.
+        def commit(self) -> None:
+            if self.autocommit:
+                return  # The end of an autocommit block: its revision goes on, and so does its time.
+            journal.before_commit()
+            # Signals wait: what is committed is also told.
+            with interrupt.blocked():
+                super().commit()
+                journal.committed()
+
+        def rollback(self) -> None:
+            journal.rolled_back()
+            super().rollback()
+
+    def connect() -> Connection:
+        # A statement that is prepared fails once a revision has changed its table.
+        given = {**databases.parameters(target, "migrate"), "prepare_threshold": None}
+        made = Connection.connect(**given, autocommit=True)
+        _limit(made, limits)
+        made.autocommit = False
+        made.cursor_factory = Cursor
+        return made
+
+    engine = sqlalchemy.create_engine(
+        "postgresql+psycopg://", creator=connect, poolclass=sqlalchemy.NullPool, use_native_hstore=False
+    )
+    connection = engine.connect()
+    try:
+        yield connection
+    finally:
+        # A signal that came in here SQLAlchemy would log with a traceback.
+        with interrupt.blocked():
+            connection.close()
+
+
+def _limit(connection: psycopg.Connection[Any], limits: Limits) -> None:
+    settings = {
+        "lock_timeout": f"{limits.lock_timeout * 1000:.0f}",
+        # A revision may compute for longer than a web request may be idle.
+        "idle_in_transaction_session_timeout": "0",
+        # Only the end of the run waits for the disk (`Journal.flush`). Commits become durable in their order, so that a
+        # loss of power before takes the last revisions whole, version row and all, and the next run applies them again.
+        "synchronous_commit": "off",
+    }
+    if limits.statement_timeout is not None:
+        settings["statement_timeout"] = f"{limits.statement_timeout * 1000:.0f}"
+    connection.execute("; ".join(f"SET {name} = {value}" for name, value in settings.items()).encode())
+    if connection.info.server_version >= 140000:
+        # So that the server ends the statement of a client that was killed, and lets go of its locks. Where the
+        # server's own system has no way to tell, it refuses the setting.
+        with contextlib.suppress(errors.InvalidParameterValue):
+            connection.execute("SET client_connection_check_interval = 1000")
+
+
+def _text(query: str | bytes) -> str:
+    return query.decode(errors="replace") if isinstance(query, bytes) else query
+
+
+def _refuse_commit(cursor: psycopg.Cursor[Any]) -> None:
+    """Raise an error where a script has ended the transaction in its middle: the server says what it did."""
+    tags = [cursor.statusmessage or ""]
+    if cursor.nextset():
+        tags += [each.statusmessage or "" for each in cursor.results()]
+        cursor.set_result(0)
+    ended = any(tag in _ENDS for tag in tags)
+    idle = cursor.connection.info.transaction_status == pq.TransactionStatus.IDLE
+    # ROLLBACK is also what a savepoint's is called, after which the transaction goes on.
+    if ended or ("ROLLBACK" in tags and (idle or "BEGIN" in tags)):
+        raise errors.InvalidTransactionTermination(
+            "the revision ended its own transaction. What it did until there is committed, and not recorded: undo it "
+            "by hand. Then take COMMIT and ROLLBACK out of the revision, which is one transaction as it is."
+        )
