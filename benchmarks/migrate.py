@@ -104,13 +104,19 @@ def _through_nox(cluster: Cluster, options: Options, name: str) -> Case:
         "atriz migrate": here.command(PROGRAMS / "atriz", "migrate", environ=environ),
         name: here.command(Path(sys.executable), "-m", "nox", "-s", "migrate", environ=environ),
     }
-    own = Path(sys.prefix) == ROOT / ".venv" and find_spec("nox") is not None
-    failure = "" if own else "skipped: it takes the environment that `nox -s dev` makes"
-    entries = [Entry(each, 0, ((command,),), _nothing, _nothing, failure=failure) for each, command in programs.items()]
-    if own:
-        # In the caller's environment, because nox may have to renew its own first, from wherever the caller has it.
-        measure.run(((replace(programs[name], environ={**os.environ, **environ}),),))
-        options.measure(name, entries)
+    entries = [Entry(each, 0, ((command,),), _nothing, _nothing) for each, command in programs.items()]
+    failure = ""
+    if Path(sys.prefix) != ROOT / ".venv" or find_spec("nox") is None:
+        failure = "skipped: it takes the environment that `nox -s dev` makes"
+    else:
+        try:
+            # In the caller's environment: nox may have to renew `.venv`, from wherever the caller gets packages.
+            measure.run(((replace(programs[name], environ={**os.environ, **environ}),),))
+        except RunError as error:
+            failure = f"failed: {error}"
+    for entry in entries:
+        entry.failure = failure
+    options.measure(name, entries)
     return Case(name, entries, [Mark("atriz migrate, and at most 0.4 s", 0.4, difference(entries[1], entries[0]), "s")])
 
 

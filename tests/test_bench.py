@@ -45,7 +45,7 @@ def database(server_url: DatabaseURL) -> Iterator[DatabaseURL]:
 
 
 def test_the_floors_sql_is_what_alembic_makes_of_the_operations(tmp_path: Path, database: DatabaseURL) -> None:
-    """One full turn of revisions, up by Alembic, has the catalog that the plain SQL makes; down takes all of it back."""
+    """Revisions applied by Alembic make the catalog that the plain SQL makes; down takes all of it back."""
     revisions = workload.history("core", 6)
     with psycopg.connect(database.text(secrets=True), autocommit=True) as connection:
         for revision in revisions:
@@ -85,7 +85,7 @@ def _python(folder: Path, program: str) -> Command:
 
 def test_a_contender_that_fails_gets_a_row_and_the_others_go_on(tmp_path: Path) -> None:
     """Its last line is its failure; it is not run again, and the others have a sample of every round."""
-    wrong = "import sys; print('first'); print('no such table', file=sys.stderr); sys.exit(3)"
+    wrong = "import sys; print('first', flush=True); print('no such table', file=sys.stderr); sys.exit(3)"
 
     def nothing() -> None:
         pass
