@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="nox -s bench --", description="Measure atriz beside floors and peers.")
     parser.add_argument("topics", nargs="*", metavar="TOPIC", help=", ".join(_TOPICS))
     parser.add_argument(
-        "--rounds", type=int, default=5, help="rounds that are timed, one after a warm-up (%(default)s)"
+        "--rounds", type=int, default=9, help="rounds that are timed, one after a warm-up (%(default)s)"
     )
     parser.add_argument("--quick", action="store_true", help="one round with five revisions, to see that all works")
     parser.add_argument("--no-peers", dest="peers", action="store_false", help="leave the peers out")

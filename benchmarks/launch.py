@@ -18,7 +18,7 @@ _BYTES = 1 if sys.platform == "darwin" else 1024
 def main() -> None:
     """Run the stages one after the other, the commands of a stage side by side."""
     given = json.load(sys.stdin)
-    biggest, tree, statuses = 0, 0, []
+    biggest, tree, processor, statuses = 0, 0, 0.0, []
     since = time.perf_counter()
     for stage in given["stages"]:
         running = {_start(command, given["output"]) for command in stage}
@@ -30,13 +30,15 @@ def main() -> None:
                 continue
             running.discard(pid)
             statuses.append(os.waitstatus_to_exitcode(status))
+            processor += usage.ru_utime + usage.ru_stime
             # Of the command, or of the biggest of the processes that it waited for.
             biggest = max(biggest, usage.ru_maxrss * _BYTES)
         if any(statuses):
             break
     seconds = time.perf_counter() - since
     status = next((status for status in statuses if status), 0)
-    json.dump({"seconds": seconds, "biggest": biggest, "tree": tree or None, "status": status}, sys.stdout)
+    took = {"seconds": seconds, "processor": processor, "biggest": biggest, "tree": tree or None, "status": status}
+    json.dump(took, sys.stdout)
 
 
 def _start(command: dict[str, object], output: str) -> int:

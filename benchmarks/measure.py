@@ -45,6 +45,8 @@ class Sample:
 
     seconds: float
     """Wall time from the first command's start to the last one's end."""
+    processor: float
+    """Seconds of a core that all processes used together, the server's not among them."""
     biggest: int
     """Bytes at the peak of the biggest single process (resident set)."""
     tree: int | None
@@ -63,7 +65,10 @@ class Entry:
     """Called before each run, outside the time that is taken: brings the databases to where the case begins."""
     check: Callable[[], None]
     """Called after each run, likewise; raises `RunError` if the databases are not where the case ends."""
-    samples: list[Sample] = field(default_factory=list)
+    every: int = 1
+    """In which rounds it takes part: every third, say."""
+    samples: dict[int, Sample] = field(default_factory=dict)
+    """What each round took, by the round's number."""
     tree: int | None = None
     """Bytes, as in `Sample`."""
     failure: str = ""
@@ -72,24 +77,32 @@ class Entry:
     @property
     def seconds(self) -> float:
         """The median of the runs' wall times."""
-        return statistics.median(sample.seconds for sample in self.samples)
+        return statistics.median(sample.seconds for sample in self.samples.values())
+
+    @property
+    def processor(self) -> float:
+        """The median of the runs' processor times."""
+        return statistics.median(sample.processor for sample in self.samples.values())
 
     @property
     def biggest(self) -> float:
         """The median of the runs' peaks, in bytes."""
-        return statistics.median(sample.biggest for sample in self.samples)
+        return statistics.median(sample.biggest for sample in self.samples.values())
 
     def ratios(self, other: Entry) -> list[float]:
         """Return this one's wall time in units of the other's, round by round."""
-        return [mine.seconds / theirs.seconds for mine, theirs in zip(self.samples, other.samples, strict=True)]
+        return [mine.seconds / theirs.seconds for mine, theirs in self._pairs(other)]
 
     def differences(self, other: Entry) -> list[float]:
         """Return by how many seconds this one took longer than the other, round by round."""
-        return [mine.seconds - theirs.seconds for mine, theirs in zip(self.samples, other.samples, strict=True)]
+        return [mine.seconds - theirs.seconds for mine, theirs in self._pairs(other)]
+
+    def _pairs(self, other: Entry) -> list[tuple[Sample, Sample]]:
+        return [(sample, other.samples[number]) for number, sample in self.samples.items() if number in other.samples]
 
 
 def in_rounds(entries: Sequence[Entry], rounds: int, progress: Callable[[str], None], *, warm_up: bool = True) -> None:
-    """Run every entry once in each round, and note what it took.
+    """Run every entry once in each round that it takes part in, and note what it took.
 
     The order rotates, and every other round goes backwards: nobody has always the same one before it.
 
@@ -105,7 +118,7 @@ def in_rounds(entries: Sequence[Entry], rounds: int, progress: Callable[[str], N
         start = number % len(entries)
         order = (*entries[start:], *entries[:start])
         for entry in order if number % 2 else reversed(order):
-            if entry.failure:
+            if entry.failure or (number > 1 and number % entry.every != 1 % entry.every):
                 continue
             progress(
                 f"{f'round {number} of {rounds}' if number else 'warm-up'}: {entry.contender}, M={entry.revisions}"
@@ -122,7 +135,7 @@ def in_rounds(entries: Sequence[Entry], rounds: int, progress: Callable[[str], N
             if sampling:
                 entry.tree = sample.tree
             if number > 0:
-                entry.samples.append(sample)
+                entry.samples[number] = sample
 
 
 def run(stages: Stages, *, sampling: bool = False) -> Sample:
@@ -158,7 +171,7 @@ def run(stages: Stages, *, sampling: bool = False) -> Sample:
         if took["status"] != 0:
             text = output.read().decode(errors="replace")
             raise RunError(f"status {took['status']}: {_last_line(text)}")
-    return Sample(took["seconds"], took["biggest"], took["tree"])
+    return Sample(took["seconds"], took["processor"], took["biggest"], took["tree"])
 
 
 def _end(launched: subprocess.Popen[str]) -> None:

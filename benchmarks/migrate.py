@@ -27,6 +27,8 @@ from benchmarks.workload import CONTENTS, PACKAGES, contents
 _Begin = Callable[[Contender, Place, Stages, int], Callable[[], None]]
 """Brings databases to where a case begins; returns what does so again before each run."""
 
+# They take most of the time, and no mark depends on them.
+_PEERS_EVERY = 3
 _FLOOR_A_NO_OP = "floor A, nothing to do"
 
 
@@ -149,7 +151,8 @@ def _entry(
         return Entry(label, revisions, (), _nothing, _nothing, failure=f"skipped: {error}")
     except RunError as error:
         return Entry(label, revisions, (), _nothing, _nothing, failure=f"failed: {error}")
-    return Entry(label, revisions, stages, prepare, partial(_check, contender, place, revisions))
+    every = _PEERS_EVERY if contender in PEERS else 1
+    return Entry(label, revisions, stages, prepare, partial(_check, contender, place, revisions), every)
 
 
 def _nothing() -> None:

@@ -49,8 +49,9 @@ def show(facts: dict[str, str], cases: Sequence[Case], rounds: int) -> None:
     for name, value in facts.items():
         console.print(f"- {name}: {value}", soft_wrap=True)
     console.print(
-        f"- {rounds} {'round' if rounds == 1 else 'rounds'} in pairs; medians. A and B are the floors. MB: the biggest "
-        "single process (resident). Sum: all processes together (proportional, sampled in a run of its own).\n",
+        f"- {rounds} {'round' if rounds == 1 else 'rounds'} in pairs; medians; peers in every third. A and B are "
+        "the floors. CPU: seconds of a core, without the server's. MB: the biggest single process (resident). Sum: all "
+        "processes together (proportional, sampled in the warm-up).\n",
         soft_wrap=True,
     )
     for case in cases:
@@ -75,14 +76,14 @@ def _print(console: Console, table: Table) -> None:
 
 def _table(size: int, entries: Sequence[Entry]) -> Table:
     table = Table(f"M={size}" if size else "this repository", box=box.MARKDOWN)
-    for name in ("seconds", "from - to", "x A", "from - to", "x B", "MB", "sum"):
+    for name in ("seconds", "from - to", "x A", "from - to", "x B", "CPU", "MB", "sum"):
         table.add_column(name, justify="right")
     floor_a, floor_b = _floor(entries, "floor A:"), _floor(entries, "floor B:")
     for entry in entries:
         if entry.failure:
             table.add_row(f"{entry.contender} ({entry.failure})")
             continue
-        seconds = [sample.seconds for sample in entry.samples]
+        seconds = [sample.seconds for sample in entry.samples.values()]
         table.add_row(
             entry.contender,
             f"{entry.seconds:.2f}",
@@ -90,6 +91,7 @@ def _table(size: int, entries: Sequence[Entry]) -> Table:
             _number(entry, floor_a),
             _range(entry, floor_a),
             _number(entry, floor_b),
+            f"{entry.processor:.2f}",
             f"{entry.biggest / _MEGABYTE:.0f}",
             f"{entry.tree / _MEGABYTE:.0f}" if entry.tree else "",
         )
@@ -122,8 +124,10 @@ def document(facts: dict[str, str], cases: Sequence[Case]) -> dict[str, Any]:
                         "contender": entry.contender,
                         "revisions": entry.revisions,
                         "failure": entry.failure or None,
-                        "seconds": [sample.seconds for sample in entry.samples],
-                        "biggest": [sample.biggest for sample in entry.samples],
+                        "rounds": list(entry.samples),
+                        "seconds": [sample.seconds for sample in entry.samples.values()],
+                        "processor": [sample.processor for sample in entry.samples.values()],
+                        "biggest": [sample.biggest for sample in entry.samples.values()],
                         "tree": entry.tree,
                     }
                     for entry in case.entries
@@ -139,8 +143,9 @@ def document(facts: dict[str, str], cases: Sequence[Case]) -> dict[str, Any]:
 
 
 def progress(text: str) -> None:
-    """Tell on standard error what is being done, on one line that is written over where it is a terminal."""
+    """Tell what is being done, on one line that is written over; only at a terminal.
+
+    nox leads standard error into standard output, where a line of it would spoil a table or a document in a file.
+    """
     if sys.stderr.isatty():
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
-    else:
-        print(text, file=sys.stderr, flush=True)

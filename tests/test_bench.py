@@ -99,9 +99,20 @@ def test_a_contender_that_fails_gets_a_row_and_the_others_go_on(tmp_path: Path) 
     told: list[str] = []
     measure.in_rounds([good, bad, hollow], 2, told.append)
     assert (len(good.samples), good.failure) == (2, "")
-    assert (bad.samples, bad.failure) == ([], "failed: status 3: no such table")
-    assert (hollow.samples, hollow.failure) == ([], "failed: one table is missing")
+    assert (bad.samples, bad.failure) == ({}, "failed: status 3: no such table")
+    assert (hollow.samples, hollow.failure) == ({}, "failed: one table is missing")
     assert sum("bad" in line for line in told) == 1
+
+
+def test_ratios_are_taken_within_a_round(tmp_path: Path) -> None:
+    """One that takes part in every third round is compared with the others' samples of those rounds."""
+    often = Entry("often", 1, ((_python(tmp_path, "pass"),),), lambda: None, lambda: None)
+    seldom = Entry("seldom", 1, ((_python(tmp_path, "pass"),),), lambda: None, lambda: None, every=3)
+    measure.in_rounds([often, seldom], 5, lambda text: None)
+    assert sorted(often.samples) == [1, 2, 3, 4, 5]
+    assert sorted(seldom.samples) == [1, 4]
+    expected = {seldom.samples[number].seconds / often.samples[number].seconds for number in (1, 4)}
+    assert set(seldom.ratios(often)) == expected
 
 
 def test_time_and_memory_are_of_the_whole_run(tmp_path: Path) -> None:
