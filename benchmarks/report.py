@@ -47,6 +47,8 @@ def show(facts: dict[str, str], cases: Sequence[Case], rounds: int) -> None:
     """Print the tables."""
     console = Console(width=_WIDTH, highlight=False, markup=False)
     for name, value in facts.items():
+        if name == "folder":  # gone by now
+            continue
         console.print(f"- {name}: {value}", soft_wrap=True)
     console.print(
         f"- {rounds} {'round' if rounds == 1 else 'rounds'} in pairs; medians; peers in every third. A and B are "
