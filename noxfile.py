@@ -163,6 +163,12 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session
+def bench(session: nox.Session) -> None:
+    """Measure speed beside floors and peers: -- migrate, --quick, --rounds N, --no-peers, --only CASE, --json."""
+    _run(session, "python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style, import contracts and the workflow files."""
     _run(session, "ruff", "check", str(ROOT))
@@ -177,6 +183,7 @@ def types(session: nox.Session) -> None:
     for path in MEMBERS.values():
         _run(session, "mypy", str(path.parent / "src"))
     _run(session, "mypy", str(ROOT / "noxfile.py"))
+    _run(session, "mypy", "-p", "benchmarks")
 
 
 @nox.session
