@@ -6,9 +6,10 @@ connection of its own, so that whatever ends the process also lets go of the dat
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
-import multiprocessing.connection
 import os
+import selectors
 import signal
 import sys
 import time
@@ -51,6 +52,8 @@ class Act:
     seconds: float = 0.0
     kind: str = "act"
     """``act``; ``warning``; ``notice``, a wait that everybody should know of; ``progress``, for a terminal only."""
+    progress: str = ""
+    """How far the package is with this, for a terminal: ``3 of 50 revisions``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,8 @@ Report = Callable[[Act], None]
 """Gets each act as it happens."""
 Task = Callable[[Target, Report], None]
 """What is done to one database, in a process of its own. It raises an `AtrizError` if it fails."""
+Preparation = Callable[[Target], Task]
+"""What of a task can be done before it is the package's turn, without touching a database. Returns what is left."""
 
 
 @dataclass(slots=True)
@@ -81,20 +86,31 @@ class _Worker:
     process: BaseProcess
     pipe: Connection
     started: float
+    has_begun: bool = False
     acts: list[Act] = field(default_factory=list)
     outcome: Outcome | None = None
 
 
+def whole(task: Task) -> Preparation:
+    """Return a preparation that prepares nothing: all of the task is done at the package's turn."""
+    return partial(_whole, task)
+
+
+def _whole(task: Task, target: Target) -> Task:
+    return task
+
+
 def run(
     targets: Sequence[Target],
-    task: Task,
+    preparation: Preparation,
     report: Report,
     *,
     failed: Mapping[str, AtrizError] | None = None,
     reverse: bool = False,
     ordered: bool = True,
+    early: bool = False,
 ) -> list[Outcome]:
-    """Run `task` for each target, core first, independent ones side by side; return an outcome for each, in order.
+    """Do a task for each target, core first, independent ones side by side; return an outcome for each, in order.
 
     Ctrl-C and SIGTERM end the workers, each of which cancels its statement and rolls back; what they had done is in
     the outcomes, whose state is ``interrupted``.
@@ -102,6 +118,9 @@ def run(
     :param failed: packages that are known to fail, with the reason; they count as failed without being tried.
     :param reverse: whether a package comes after all that depend on it, as destructive verbs want it.
     :param ordered: whether a package waits for those it depends on; if not, all go side by side.
+    :param preparation: called in each package's own process; what it returns is done. :func:`whole` makes one of a task
+        that is not in two parts.
+    :param early: whether each package is prepared at once, while those it depends on are still at work.
     """
     names = {target.package.name for target in targets}
     by_name = {target.package.name: target for target in targets}
@@ -111,15 +130,20 @@ def run(
     order = TopologicalSorter(needs)
     order.prepare()
     outcomes: dict[str, Outcome] = {}
-    workers: dict[Connection, _Worker] = {}
+    workers = _Workers()
 
     def finish(outcome: Outcome) -> None:
         outcomes[outcome.package] = outcome
         order.done(outcome.package)
 
     # Signals come in only while this process waits, so that nothing it hears gets lost on the way to the outcomes.
-    with interrupt.blocked():
+    with interrupt.blocked(), workers:
         try:
+            if early:
+                # What they share is not copied, and not looked through again, in each of them.
+                gc.freeze()
+                for name in sorted(names.difference(failed or ())):
+                    workers.start(by_name[name], preparation)
             while order.is_active():
                 # Sorted, so that the order of lines is the same on every run.
                 for name in sorted(order.get_ready()):
@@ -127,21 +151,22 @@ def run(
                     reason = (failed or {}).get(name)
                     blocker = next((need for need in sorted(needs[name]) if _is_bad(outcomes.get(need))), None)
                     if blocker is not None:
+                        workers.dismiss(name)
                         finish(Outcome(name, target.database, "not run", error=f"{blocker} failed", status=1))
                     elif reason is not None:
                         finish(Outcome(name, target.database, "failed", error=str(reason), status=reason.status))
                     else:
-                        worker = _start(target, task, list(workers))
-                        workers[worker.pipe] = worker
-                for worker in _step(workers, report):
+                        workers.begin(target, preparation)
+                for worker in workers.heard(report):
                     finish(_outcome(worker))
         except KeyboardInterrupt:
-            for worker in _end(workers, report):
-                outcomes[worker.target.package.name] = _outcome(worker)
+            for worker in workers.end(report):
+                if worker.has_begun:
+                    outcomes[worker.target.package.name] = _outcome(worker)
             interrupt.discard()
         except BaseException:
             # The caller's `report` failed: whatever it is, no worker outlives it.
-            for _ in _end(workers, lambda act: None):
+            for _ in workers.end(lambda act: None):
                 pass
             raise
     interrupted = "the run was interrupted before it began"
@@ -155,61 +180,91 @@ def _is_bad(outcome: Outcome | None) -> bool:
     return outcome is not None and outcome.state != "done"
 
 
-def _start(target: Target, task: Task, others: list[Connection]) -> _Worker:
-    """Start a worker. Signals are blocked, and stay so in the worker until it has handlers of its own."""
-    ours, theirs = _PROCESSES.Pipe(duplex=False)
-    # A forked child has the parent's ends of all pipes as well. It closes them: with one of them open somewhere, a
-    # worker whose parent is gone would never learn it.
-    inherited = [ours, *others] if _FORKS else []
-    process = _PROCESSES.Process(
-        target=_work, args=(target, task, theirs, inherited), name=f"atriz {target.package.name}"
-    )
-    process.start()
-    theirs.close()
-    return _Worker(target, process, ours, time.perf_counter())
+class _Workers:
+    """The processes of a run, and the pipes to them: each is started, told to begin, heard, and gone."""
 
+    def __init__(self) -> None:
+        self._by_name: dict[str, _Worker] = {}
+        self._selector = selectors.DefaultSelector()
 
-def _step(workers: dict[Connection, _Worker], report: Report) -> Iterator[_Worker]:
-    """Wait until some worker says something; yield those that are done, taken out of `workers`."""
-    if not workers:
-        return
-    with interrupt.unblocked():
-        heard = multiprocessing.connection.wait(list(workers))
-    yield from _hear(workers, report, heard)
+    def __enter__(self) -> None:
+        pass
 
+    def __exit__(self, *_: object) -> None:
+        self._selector.close()
 
-def _hear(workers: dict[Connection, _Worker], report: Report, heard: Iterable[object]) -> Iterator[_Worker]:
-    for pipe in heard:
-        assert isinstance(pipe, Connection)
-        worker = workers[pipe]
-        try:
-            said = pipe.recv()
-        except EOFError:
-            said = None
-        if isinstance(said, Act):
-            if said.kind in ("act", "warning"):
-                worker.acts.append(said)
-            report(said)
-            continue
-        worker.outcome = said
-        report(Act(worker.target.package.name, worker.target.database, "", kind="progress"))
+    def start(self, target: Target, preparation: Preparation) -> None:
+        """Start a worker, which prepares itself and waits. Signals are blocked, until it has handlers of its own."""
+        ours, theirs = _PROCESSES.Pipe()
+        # A forked child has the parent's ends of all pipes as well. It closes them: with one of them open somewhere, a
+        # worker whose parent is gone would never learn it.
+        inherited = [ours, *(worker.pipe for worker in self._by_name.values())] if _FORKS else []
+        name = target.package.name
+        process = _PROCESSES.Process(target=_work, args=(target, preparation, theirs, inherited), name=f"atriz {name}")
+        process.start()
+        theirs.close()
+        self._by_name[name] = _Worker(target, process, ours, time.perf_counter())
+        self._selector.register(ours, selectors.EVENT_READ, name)
+
+    def begin(self, target: Target, preparation: Preparation) -> None:
+        """Have a package's worker do its task, started now if it wasn't before."""
+        name = target.package.name
+        if name not in self._by_name:
+            self.start(target, preparation)
+        worker = self._by_name[name]
+        worker.has_begun, worker.started = True, time.perf_counter()
+        # One that has died meanwhile is heard of as such.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            worker.pipe.send(True)
+
+    def dismiss(self, name: str) -> None:
+        """Send a worker home that has not begun."""
+        worker = self._by_name.pop(name, None)
+        if worker is not None:
+            self._close(worker)
+
+    def heard(self, report: Report) -> Iterator[_Worker]:
+        """Wait until some worker says something; yield those that are done."""
+        if any(worker.has_begun for worker in self._by_name.values()):
+            with interrupt.unblocked():
+                ready = self._selector.select()
+            yield from self._hear(ready, report)
+
+    def end(self, report: Report) -> Iterator[_Worker]:
+        """Ask every worker to stop, hear what it says meanwhile, and end the deaf."""
+        for worker in self._by_name.values():
+            worker.process.terminate()
+        deadline = time.monotonic() + _GRACE_SECONDS
+        while self._by_name:
+            ready = self._selector.select(max(deadline - time.monotonic(), 0))
+            if not ready:
+                for worker in self._by_name.values():
+                    worker.process.kill()
+                deadline = time.monotonic() + _GRACE_SECONDS
+            yield from self._hear(ready, report)
+
+    def _hear(self, ready: Iterable[tuple[selectors.SelectorKey, int]], report: Report) -> Iterator[_Worker]:
+        for key, _ in ready:
+            worker = self._by_name[key.data]
+            try:
+                said = worker.pipe.recv()
+            except (EOFError, ConnectionResetError):
+                said = None
+            if isinstance(said, Act):
+                if said.kind in ("act", "warning"):
+                    worker.acts.append(said)
+                report(said)
+                continue
+            worker.outcome = said
+            report(Act(worker.target.package.name, worker.target.database, "", kind="progress"))
+            del self._by_name[key.data]
+            self._close(worker)
+            yield worker
+
+    def _close(self, worker: _Worker) -> None:
+        self._selector.unregister(worker.pipe)
+        worker.pipe.close()
         worker.process.join()
-        del workers[pipe]
-        yield worker
-
-
-def _end(workers: dict[Connection, _Worker], report: Report) -> Iterator[_Worker]:
-    """Ask every worker to stop, hear what it says meanwhile, and end the deaf."""
-    for worker in workers.values():
-        worker.process.terminate()
-    deadline = time.monotonic() + _GRACE_SECONDS
-    while workers:
-        heard = multiprocessing.connection.wait(list(workers), timeout=max(deadline - time.monotonic(), 0))
-        if not heard:
-            for worker in workers.values():
-                worker.process.kill()
-            deadline = time.monotonic() + _GRACE_SECONDS
-        yield from _hear(workers, report, heard)
 
 
 def _outcome(worker: _Worker) -> Outcome:
@@ -225,7 +280,19 @@ def _outcome(worker: _Worker) -> Outcome:
     return Outcome(said.package, said.database, said.state, tuple(worker.acts), said.error, seconds, said.status)
 
 
-def _work(target: Target, task: Task, pipe: Connection, inherited: Sequence[Connection]) -> None:
+def _prepared(preparation: Preparation, target: Target) -> Task:
+    """Prepare, and keep for the package's turn what goes wrong with it."""
+    try:
+        return preparation(target)
+    except AtrizError as error:
+        return partial(_fail, error)
+
+
+def _fail(error: AtrizError, target: Target, report: Report) -> None:
+    raise error
+
+
+def _work(target: Target, preparation: Preparation, pipe: Connection, inherited: Sequence[Connection]) -> None:
     """Run the task in this process, new and its own, and send what it does and how it ends."""
     name, database = target.package.name, target.database
     for each in inherited:
@@ -235,6 +302,11 @@ def _work(target: Target, task: Task, pipe: Connection, inherited: Sequence[Conn
     try:
         interrupt.catch()
         with interrupt.unblocked():
+            task = _prepared(preparation, target)
+            try:
+                pipe.recv()
+            except EOFError:
+                os._exit(0)  # Sent home, or the parent is gone.
             task(target, partial(_send, pipe))
         outcome = Outcome(name, database, "done")
     except KeyboardInterrupt:

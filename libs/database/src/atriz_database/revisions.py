@@ -46,13 +46,18 @@ class Revision:
 
     def source(self) -> str:
         """Return the text of the file, and of the SQL file beside it; line ends do not count."""
-        beside = self.path.with_suffix(".sql")
-        texts = [path.read_text(encoding="utf-8", errors="replace") for path in (self.path, beside) if path.exists()]
-        return "\n".join(texts)
+        text = _text(str(self.path))
+        beside = f"{str(self.path).removesuffix('.py')}.sql"
+        return f"{text}\n{_text(beside)}" if os.path.exists(beside) else text  # noqa: PTH110 -- for hundreds, quickly
 
     def checksum(self) -> str:
         """Return the SHA-256 of :meth:`source`."""
         return digest(self.source())
+
+
+def _text(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+        return file.read()
 
 
 def digest(source: str) -> str:

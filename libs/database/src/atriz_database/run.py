@@ -67,7 +67,7 @@ def on_each(
     for each in looks:
         if each.state == "missing" and each.error is not None and not makes_database:
             failed[each.target.package.name] = each.error
-    return fleet.run(targets, task, report, failed=failed, reverse=bool(destroys))
+    return fleet.run(targets, fleet.whole(task), report, failed=failed, reverse=bool(destroys))
 
 
 def locate(workspace: Workspace, packages: Sequence[Package], report: Report = ignore) -> tuple[Target, ...]:

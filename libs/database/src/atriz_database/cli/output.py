@@ -71,6 +71,8 @@ class Output:
         if self._under_way:
             self._show(act.package, "")
         self._line(act.package, act.database, act.what, words, act.seconds)
+        if act.progress and self._console is not None and not self._console.is_dumb_terminal:
+            self._show(act.package, act.progress)
 
     def finish(self, outcomes: Sequence[Outcome]) -> int:
         """Write how a run ended, and return the exit status."""

@@ -1,6 +1,15 @@
 """Alembic: what ``env.py`` calls, and its commands as the library's own verbs use them. The only part with Alembic."""
 
-from atriz_database.migrations.commands import differences, downgrade, new, read_revisions, stamp, step_through, upgrade
+from atriz_database.migrations.commands import (
+    differences,
+    downgrade,
+    load,
+    new,
+    read_revisions,
+    stamp,
+    step_through,
+    upgrade,
+)
 from atriz_database.migrations.concurrently import (
     create_index_concurrently,
     drop_index_concurrently,
@@ -22,6 +31,7 @@ __all__ = [
     "downgrade",
     "drop_index_concurrently",
     "excuses",
+    "load",
     "load_metadata",
     "metadata_of",
     "new",

@@ -22,18 +22,37 @@ from atriz_database.migrations.explain import explaining, versions_folder
 from atriz_database.revisions import Revision, Revisions
 
 
-def upgrade(run: Run, revision: str = "head") -> None:
+def load(package: workspace.Package) -> ScriptDirectory:
+    """Return a package's revision files, loaded; what :func:`upgrade` would do first, and needs no database.
+
+    Raise `RevisionError` or `MigrationError` if they cannot be loaded.
+    """
+    with explaining(package):
+        script = ScriptDirectory.from_config(config_of(package))
+        # Alembic loads them when it is first asked for them.
+        script.get_heads()
+    return script
+
+
+def upgrade(run: Run, script: ScriptDirectory | None = None) -> None:
     """Bring the database of one package to head. Does nothing on one that is there.
 
     The database exists. One call per process at a time: Alembic's contexts are process-wide.
+
+    :param script: the files, if :func:`load` has loaded them already.
 
     Raise `MigrationError` if a revision fails: those before it stay applied, that one is rolled back as a whole.
     Raise `RevisionError`, `LabelError` and `LockTimeoutError` as their names say.
     """
     config = config_of(run.target.package)
     config.attributes[RUN] = run
-    with explaining(run.target.package):
-        command.upgrade(config, revision)
+    loaded = script or load(run.target.package)
+
+    def to_head(current: Any, _context: MigrationContext) -> Any:
+        return loaded._upgrade_revs("head", current)
+
+    with explaining(run.target.package), EnvironmentContext(config, loaded, fn=to_head, destination_rev="head"):
+        loaded.run_env()
 
 
 def downgrade(run: Run, revision: str) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import psycopg
 import sqlalchemy
 from alembic.ddl.postgresql import PostgresqlImpl
 from alembic.runtime.migration import MigrationContext, RevisionStep
-from psycopg import errors, sql
+from psycopg import errors, pq
+from psycopg.pq.abc import Escaping
 from sqlalchemy.sql.dml import UpdateBase
 
 from atriz_database import databases, interrupt, label, lock
@@ -33,7 +35,7 @@ _history = sqlalchemy.table(
 _RECORD = """
     INSERT INTO atriz.history (revision, direction, checksum, source, seconds, applied_by)
     SELECT CASE WHEN v.found @> {heads} AND v.found <@ {heads} THEN {revision} END,
-           {direction}, {checksum}, {source}, {seconds}, {who}
+           {direction}, {checksum}, {source}, {seconds}, {applied_by}
     FROM (SELECT coalesce(array_agg(version_num::text), '{{}}') AS found FROM alembic_version) v
 """
 # Written to the log of changes only, where it makes all that was committed before it durable.
@@ -114,7 +116,7 @@ class Journal:
         return table is self._versions
 
     def record(self, ctx: Any, step: Any, heads: Any, run_args: Any) -> None:
-        """Write the rows, in the revision's own transaction. Alembic calls this after each revision."""
+        """Note the rows, which go with the commit, or write them offline. Alembic calls this after each revision."""
         seconds = time.perf_counter() - self._since
         direction = "stamp" if step.is_stamp else "upgrade" if step.is_upgrade else "downgrade"
         rows = []
@@ -139,20 +141,23 @@ class Journal:
             self._write(ctx.connection.connection.driver_connection, set(heads), rows)
 
     def _write(self, connection: psycopg.Connection[Any], heads: set[str], rows: list[dict[str, Any]]) -> None:
-        """Write the version table's rows and the history's in one round trip, each as a literal: many in one string."""
+        """Write the version table's rows and the history's in one round trip: one string, and so all of it literals."""
+        quote = partial(_quoted, pq.Escaping(connection.pgconn))
         gone, new = sorted(self._heads - heads), sorted(heads - self._heads)
-        statements: list[sql.Composable] = []
+        statements = []
         while gone and new:
             update = "UPDATE alembic_version SET version_num = {} WHERE version_num = {}"
-            statements.append(sql.SQL(update).format(new.pop(), gone.pop()))
-        statements += [sql.SQL("DELETE FROM alembic_version WHERE version_num = {}").format(each) for each in gone]
-        statements += [sql.SQL("INSERT INTO alembic_version (version_num) VALUES ({})").format(each) for each in new]
-        wanted = sql.SQL("{}::text[]").format(sorted(heads))
+            statements.append(update.format(quote(new.pop()), quote(gone.pop())))
+        for template, ids in (
+            ("DELETE FROM alembic_version WHERE version_num = {}", gone),
+            ("INSERT INTO alembic_version (version_num) VALUES ({})", new),
+        ):
+            statements += [template.format(quote(id_)) for id_ in ids]
+        wanted = f"ARRAY[{', '.join(map(quote, sorted(heads)))}]::text[]"
         for row in rows:
-            values = {"who": row["applied_by"], **{name: row[name] for name in row if name != "applied_by"}}
-            statements.append(sql.SQL(_RECORD).format(heads=wanted, **values))
+            statements.append(_RECORD.format(heads=wanted, **{name: quote(value) for name, value in row.items()}))
         try:
-            connection.execute(sql.SQL("; ").join(statements), prepare=False)
+            connection.execute("; ".join(statements).encode(), prepare=False)
         except errors.NotNullViolation:
             raise MigrationError(
                 f"The version table was to hold {', '.join(sorted(heads)) or 'nothing'} after this revision, and holds "
@@ -183,3 +188,9 @@ class Journal:
         if self._locked is not None:
             with contextlib.suppress(psycopg.OperationalError), interrupt.blocked():
                 self._locked.execute(_FLUSH)
+
+
+def _quoted(escaping: Escaping, value: str | float) -> str:
+    if isinstance(value, float):
+        return repr(value)
+    return bytes(escaping.escape_literal(value.encode())).decode()

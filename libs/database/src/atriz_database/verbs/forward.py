@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import count
+from typing import TYPE_CHECKING
 
-from atriz_database import databases, fleet, label, lock, revisions
+from atriz_database import databases, fleet, label, lock
 from atriz_database.errors import AtrizError, DatabaseMissingError, MigrationError
 from atriz_database.fleet import Act, Outcome, Report
 from atriz_database.look import Look
 from atriz_database.run import Options, ignore, locate, look_at, noticing, on_each
 from atriz_database.settings import Target
 from atriz_database.workspace import Workspace
+
+if TYPE_CHECKING:
+    from alembic.script import ScriptDirectory
 
 
 def setup(
@@ -69,7 +73,7 @@ def _migrating(
         reason = _obstacle(each)
         if reason is not None:
             failed.setdefault(each.target.package.name, reason)
-    steps = partial(_bring_up, options, by_name, seeding)
+    prepare = partial(_prepare, options, by_name, seeding)
     pending = [each for each in looks if each.state != "up-to-date"]
     if not pending and not failed and not seeding:
         # The most frequent run of all: nothing to do, and so no process to start.
@@ -82,7 +86,7 @@ def _migrating(
     if pending:
         # Imported here, before the workers fork, and so once for all of them.
         from atriz_database import migrations as _  # noqa: F401
-    return fleet.run(targets, steps, report, failed=failed)
+    return fleet.run(targets, prepare, report, failed=failed, early=True)
 
 
 def _obstacle(seen: Look) -> AtrizError | None:
@@ -91,8 +95,6 @@ def _obstacle(seen: Look) -> AtrizError | None:
     folder = target.package.folder
     try:
         seen.files.single_head()
-        for id_ in seen.pending:
-            revisions.check_syntax(seen.files.by_id[id_].path)
     except AtrizError as error:
         return error
     if seen.state == "missing" and target.environment == "production":
@@ -130,15 +132,15 @@ def create_database(options: Options, target: Target, report: Report) -> None:
     report(Act(target.package.name, target.database, what, seconds=time.perf_counter() - started))
 
 
-def _migrate(options: Options, pending: int, target: Target, report: Report) -> None:
+def _migrate(options: Options, pending: int, script: ScriptDirectory, target: Target, report: Report) -> None:
     from atriz_database import migrations
 
     name, database = target.package.name, target.database
     done = count(1)
 
     def applied(each: migrations.Applied) -> None:
-        report(Act(name, database, "applied", each.title, each.revision, each.seconds))
-        report(Act(name, database, f"{next(done)} of {pending} revisions", kind="progress"))
+        progress = f"{next(done)} of {pending} revisions"
+        report(Act(name, database, "applied", each.title, each.revision, each.seconds, progress=progress))
 
     report(Act(name, database, f"0 of {pending} revisions", kind="progress"))
     limits = migrations.Limits(options.lock_timeout, options.statement_timeout)
@@ -150,7 +152,8 @@ def _migrate(options: Options, pending: int, target: Target, report: Report) -> 
             applied,
             limits=limits,
             retries=options.retries,
-        )
+        ),
+        script,
     )
     if next(done) == 1:
         # Another run did it while this one waited.
@@ -174,13 +177,27 @@ def seed_database(options: Options, target: Target, report: Report) -> None:
         report(Act(name, database, "seeded", seeded.file, str(seeded), seeded.seconds))
 
 
-def _bring_up(options: Options, looks: Mapping[str, Look], seeding: bool, target: Target, report: Report) -> None:
-    state, pending = looks[target.package.name].state, len(looks[target.package.name].pending)
-    if state == "missing":
-        create_database(options, target, report)
-    if state == "up-to-date":
-        report(Act(target.package.name, target.database, "up to date"))
+def _prepare(options: Options, looks: Mapping[str, Look], seeding: bool, target: Target) -> fleet.Task:
+    """Load the revision files of a package that lacks some; return what is to be done with its database."""
+    steps: list[fleet.Task] = []
+    seen = looks[target.package.name]
+    if seen.state == "missing":
+        steps.append(partial(create_database, options))
+    if seen.state == "up-to-date":
+        steps.append(_say_up_to_date)
     else:
-        _migrate(options, pending, target, report)
+        from atriz_database import migrations
+
+        steps.append(partial(_migrate, options, len(seen.pending), migrations.load(target.package)))
     if seeding:
-        seed_database(options, target, report)
+        steps.append(partial(seed_database, options))
+    return partial(_do, steps)
+
+
+def _do(steps: Sequence[fleet.Task], target: Target, report: Report) -> None:
+    for step in steps:
+        step(target, report)
+
+
+def _say_up_to_date(target: Target, report: Report) -> None:
+    report(Act(target.package.name, target.database, "up to date"))

@@ -40,7 +40,7 @@ def verify(
     # Imported here, before the workers fork, and so once for all of them.
     from atriz_database import migrations as _  # noqa: F401
 
-    return fleet.run(targets, partial(_verify, options, histories), report, failed=failed, ordered=False)
+    return fleet.run(targets, fleet.whole(partial(_verify, options, histories)), report, failed=failed, ordered=False)
 
 
 def _verify(options: Options, histories: Mapping[str, Revisions], target: Target, report: Report) -> None:
