@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -15,6 +16,10 @@ def main() -> NoReturn:
     # Before anything is imported, which takes longer than many a run: an impatient Ctrl-C gets a line, not a traceback.
     # SIGTERM means the same as Ctrl-C: cancel the statement, roll back, say what was done.
     interrupt.catch()
+    # What is imported stays: to look through it for garbage takes a tenth of a short run. Workers collect theirs.
+    gc.disable()
+    # Mako, which Alembic writes files with, would load Pygments to colour web pages.
+    sys.modules.setdefault("mako.ext.pygmentplugin", None)  # type: ignore[arg-type]
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller
             setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 -- for as long as the process lives

@@ -7,7 +7,6 @@ connection of its own, so that whatever ends the process also lets go of the dat
 from __future__ import annotations
 
 import gc
-import multiprocessing
 import os
 import selectors
 import signal
@@ -19,9 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from graphlib import TopologicalSorter
-from multiprocessing.connection import Connection
-from multiprocessing.context import ForkContext, SpawnContext
-from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING
 
 import psycopg
 
@@ -29,11 +26,12 @@ from atriz_database import databases, interrupt
 from atriz_database.errors import AtrizError
 from atriz_database.settings import Target
 
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+    from multiprocessing.process import BaseProcess
+
 # After fork, what the parent has imported is there at once. macOS's own libraries do not survive a fork.
 _FORKS = sys.platform == "linux"
-_PROCESSES: ForkContext | SpawnContext = (
-    multiprocessing.get_context("fork") if _FORKS else multiprocessing.get_context("spawn")
-)
 # What a worker gets to cancel its statement and roll back, before it is killed.
 _GRACE_SECONDS = 30.0
 
@@ -195,12 +193,16 @@ class _Workers:
 
     def start(self, target: Target, preparation: Preparation) -> None:
         """Start a worker, which prepares itself and waits. Signals are blocked, until it has handlers of its own."""
-        ours, theirs = _PROCESSES.Pipe()
+        # Imported for a run that has something to do; most have not.
+        import multiprocessing
+
+        processes = multiprocessing.get_context("fork") if _FORKS else multiprocessing.get_context("spawn")
+        ours, theirs = processes.Pipe()
         # A forked child has the parent's ends of all pipes as well. It closes them: with one of them open somewhere, a
         # worker whose parent is gone would never learn it.
         inherited = [ours, *(worker.pipe for worker in self._by_name.values())] if _FORKS else []
         name = target.package.name
-        process = _PROCESSES.Process(target=_work, args=(target, preparation, theirs, inherited), name=f"atriz {name}")
+        process = processes.Process(target=_work, args=(target, preparation, theirs, inherited), name=f"atriz {name}")
         process.start()
         theirs.close()
         self._by_name[name] = _Worker(target, process, ours, time.perf_counter())
@@ -297,6 +299,7 @@ def _work(target: Target, preparation: Preparation, pipe: Connection, inherited:
     name, database = target.package.name, target.database
     for each in inherited:
         each.close()
+    gc.enable()
     # What a seed or a revision prints is not the command's own output, which may be one JSON document.
     os.dup2(2, 1)
     try:

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Thread
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _MOMENT = 0.01
@@ -33,6 +34,15 @@ def unblocked() -> Iterator[None]:
     finally:
         if before is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def start_deaf(thread: Thread) -> None:
+    """Start a thread that gets no signals.
+
+    One that it got Python would handle in the main thread, in the middle of a block that keeps them waiting.
+    """
+    with blocked():
+        thread.start()
 
 
 def discard() -> None:

@@ -11,7 +11,7 @@ from typing import Literal
 import psycopg
 from psycopg import errors
 
-from atriz_database import databases, label
+from atriz_database import databases, interrupt, label
 from atriz_database.errors import AtrizError, DatabaseMissingError, ServerError
 from atriz_database.label import Label
 from atriz_database.revisions import Revisions
@@ -69,7 +69,7 @@ def look(
     # Daemons, so that Ctrl-C need not wait for a server that does not answer.
     threads = [Thread(target=work, args=(index,), daemon=True) for index in range(1, len(targets))]
     for thread in threads:
-        thread.start()
+        interrupt.start_deaf(thread)
     try:
         looks[0] = _look(targets[0], revisions[0], wait, edited, connected)
         for thread in threads:

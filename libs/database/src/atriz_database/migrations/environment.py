@@ -80,6 +80,9 @@ def run(metadata: str) -> None:
         if context.is_offline_mode():
             _offline(folder)
         else:
+            if given is None and _changes_the_database():
+                # The verbs have read them before they came here.
+                _check_files(folder / "versions")
             _online(given or _plain_run(folder), folder, metadata)
     except CommandError:
         raise
@@ -111,7 +114,6 @@ def _online(run: Run, folder: Path, metadata: str) -> None:
     changes = _changes_the_database()
     with contextlib.ExitStack() as stack:
         if changes:
-            _check_files(folder / "versions")
             locked = stack.enter_context(lock.held(run.target, wait=run.lock_wait, notify=run.notify))
             label.prepare(locked, run.target)
             if _command() == "downgrade":

@@ -13,7 +13,7 @@ import psycopg
 import sqlalchemy
 from psycopg import errors
 
-from atriz_database import databases
+from atriz_database import databases, interrupt
 from atriz_database.databases import Notify
 from atriz_database.errors import MigrationError
 from atriz_database.migrations.explain import without_passwords
@@ -48,7 +48,7 @@ class Blockers:
         """Watch the backend `pid` while the block runs; a short block costs a thread and no connection."""
         # A daemon: nobody waits for a server that does not answer.
         thread = threading.Thread(target=self._watch, args=(pid,), daemon=True)
-        thread.start()
+        interrupt.start_deaf(thread)
         try:
             yield
         finally:

@@ -188,7 +188,8 @@ def _prepare(options: Options, looks: Mapping[str, Look], seeding: bool, target:
     else:
         from atriz_database import migrations
 
-        steps.append(partial(_migrate, options, len(seen.pending), migrations.load(target.package)))
+        script = migrations.load(target.package, seen.files.by_id.keys() - set(seen.pending))
+        steps.append(partial(_migrate, options, len(seen.pending), script))
     if seeding:
         steps.append(partial(seed_database, options))
     return partial(_do, steps)
