@@ -82,6 +82,7 @@ class Journal:
         self._versions: object = None
         self._heads: set[str] = set()
         self._uncommitted: list[Applied] = []
+        self._rows = b""
         self._who = label.who()
         self.current: Revision | None = None
         """The revision under way."""
@@ -138,11 +139,13 @@ class Journal:
             for row in rows:
                 ctx.impl._exec(_history.insert().values(row))
         else:
-            self._write(ctx.connection.connection.driver_connection, set(heads), rows)
+            connection = ctx.connection.connection.driver_connection
+            self._rows = self._statements(pq.Escaping(connection.pgconn), set(heads), rows)
+            self._heads = set(heads)
 
-    def _write(self, connection: psycopg.Connection[Any], heads: set[str], rows: list[dict[str, Any]]) -> None:
-        """Write the version table's rows and the history's in one round trip: one string, and so all of it literals."""
-        quote = partial(_quoted, pq.Escaping(connection.pgconn))
+    def _statements(self, escaping: Escaping, heads: set[str], rows: list[dict[str, Any]]) -> bytes:
+        """Return what writes the version table's rows and the history's: one string, and so all of it literals."""
+        quote = partial(_quoted, escaping)
         gone, new = sorted(self._heads - heads), sorted(heads - self._heads)
         statements = []
         while gone and new:
@@ -156,15 +159,22 @@ class Journal:
         wanted = f"ARRAY[{', '.join(map(quote, sorted(heads)))}]::text[]"
         for row in rows:
             statements.append(_RECORD.format(heads=wanted, **{name: quote(value) for name, value in row.items()}))
-        try:
-            connection.execute("; ".join(statements).encode(), prepare=False)
-        except errors.NotNullViolation:
-            raise MigrationError(
-                f"The version table was to hold {', '.join(sorted(heads)) or 'nothing'} after this revision, and holds "
-                "something else: another program, or the revision itself, has changed alembic_version. The revision "
-                "is rolled back; look with `atriz status`, and run again."
-            ) from None
-        self._heads = heads
+        return "; ".join(statements).encode()
+
+    def take_rows(self) -> bytes:
+        """Return the statements that write the rows of the revision that is done; they go with its commit."""
+        rows, self._rows = self._rows, b""
+        return rows
+
+    def failed(self, error: psycopg.Error) -> Exception:
+        """Return what it means that the rows could not be written, or their transaction not be committed."""
+        if isinstance(error, errors.NotNullViolation) and error.diag.table_name == "history":
+            return MigrationError(
+                f"The version table was to hold {', '.join(sorted(self._heads)) or 'nothing'} after this revision, and "
+                "holds something else: another program, or the revision itself, has changed alembic_version. The "
+                "revision is rolled back; look with `atriz status`, and run again."
+            )
+        return error
 
     def before_commit(self) -> None:
         """Raise `LockTimeoutError` if the database's lock is gone, so that nothing is committed without it."""
@@ -181,7 +191,7 @@ class Journal:
 
     def rolled_back(self) -> None:
         """Forget what did not come true."""
-        self._uncommitted = []
+        self._uncommitted, self._rows = [], b""
 
     def flush(self) -> None:
         """Have the server make durable what was committed: from here on a loss of power takes none of it."""

@@ -62,7 +62,10 @@ def opened(target: Target, journal: Journal, limits: Limits) -> Iterator[sqlalch
             journal.before_commit()
             # Signals wait: what is committed is also told.
             with interrupt.blocked():
-                super().commit()
+                if rows := journal.take_rows():
+                    _commit_with(self, rows, journal)
+                else:
+                    super().commit()
                 journal.committed()
 
         def rollback(self) -> None:
@@ -107,6 +110,17 @@ def _limit(connection: psycopg.Connection[Any], limits: Limits) -> None:
         # server's own system has no way to tell, it refuses the setting.
         with contextlib.suppress(errors.InvalidParameterValue):
             connection.execute("SET client_connection_check_interval = 1000")
+
+
+def _commit_with(connection: psycopg.Connection[Any], rows: bytes, journal: Journal) -> None:
+    """Write a revision's rows and commit, in one round trip."""
+    begun = connection.info.transaction_status != pq.TransactionStatus.IDLE
+    done = connection.pgconn.exec_((b"" if begun else b"BEGIN; ") + rows + b"; COMMIT")
+    if done.status != pq.ExecStatus.COMMAND_OK:
+        raise journal.failed(errors.error_from_result(done))
+    if done.command_status != b"COMMIT":
+        # A transaction that failed before, its error swallowed by the revision.
+        raise errors.InFailedSqlTransaction("the revision's transaction had failed, and was rolled back instead")
 
 
 def _text(query: str | bytes) -> str:
