@@ -85,7 +85,7 @@ def _migrating(
         return outcomes
     if pending:
         # Imported here, before the workers fork, and so once for all of them.
-        from atriz_database import migrations as _  # noqa: F401
+        from atriz_database.migrations import upgrade as _  # noqa: F401
     return fleet.run(targets, prepare, report, failed=failed, early=True)
 
 
