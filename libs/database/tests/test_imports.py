@@ -52,7 +52,8 @@ def test_migrations_is_the_only_module_that_loads_alembic() -> None:
     others = [name for name in names if ".migrations" not in name and not name.endswith(".__main__")]
     assert "atriz_database.cli.main" in others
     assert "alembic" not in loaded_by(f"import {', '.join(others)}")
-    assert "alembic" in loaded_by("import atriz_database.migrations")
+    assert "alembic" not in loaded_by("import atriz_database.migrations")
+    assert "alembic" in loaded_by("from atriz_database.migrations import upgrade")
 
 
 def test_every_public_name_is_there_and_comes_from_the_module_it_belongs_to() -> None:

@@ -6,6 +6,8 @@ import json
 
 from tree import Tree
 
+from atriz_database import lock
+
 
 def test_brings_every_package_to_head_core_first(fleet: Tree) -> None:
     """Core's revisions are applied before any app's, and a second run finds nothing to do."""
@@ -152,3 +154,36 @@ def test_a_database_made_after_the_look_is_not_an_error(fleet: Tree) -> None:
     again = fleet.atriz("create")
     assert again.returncode == 0
     assert again.stdout.count("there already") == 3
+
+
+def test_files_of_applied_revisions_are_not_run(fleet: Tree) -> None:
+    """Of hundreds few are pending: what is behind the database is read, and its module's code does not run again."""
+    assert fleet.atriz("migrate").returncode == 0
+    path = next(fleet.folders["left"].rglob("0001*.py"))
+    path.write_text(path.read_text() + "\nraise RuntimeError('run again')\n")
+    fleet.revise("left", 3)
+    done = fleet.atriz("migrate")
+    assert done.returncode == 0, done.stderr
+    assert fleet.status()["left"]["current"] == ["left0003"]
+
+
+def test_what_was_rolled_back_since_the_look_is_applied_too(fleet: Tree) -> None:
+    """A run that waits for the lock of one that goes back does all that is to do then, and not what it had seen."""
+    assert fleet.atriz("migrate").returncode == 0
+    fleet.revise("left", 3)
+    with lock.held(fleet.target("left")) as holder:
+        process = fleet.start("migrate")
+        waiting = f"""
+            SELECT count(*) > 0 FROM pg_stat_activity
+            WHERE datname = '{fleet.database("left")}' AND application_name LIKE 'atriz lock%'
+              AND query LIKE '%pg_try_advisory_lock%' AND pid <> {holder.info.backend_pid}
+        """
+        fleet.wait_until("core", waiting, process)
+        holder.execute("DROP TABLE left_2; UPDATE alembic_version SET version_num = 'left0001'")
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    assert [line.split()[3] for line in output.splitlines() if "applied" in line and "left" in line][:2] == [
+        "0002_left0002:",
+        "0003_left0003:",
+    ]
+    assert fleet.rows("left", "SELECT to_regclass('left_2') IS NOT NULL") == [(True,)]

@@ -74,11 +74,11 @@ def upgrade(run: Run, script: ScriptDirectory | None = None) -> None:
     loaded = script or load(run.target.package)
 
     def to_head(current: Any, _context: MigrationContext) -> Any:
-        steps = loaded._upgrade_revs("head", current)
-        if all(hasattr(step.revision.module, "upgrade") for step in steps):
-            return steps
-        # Rolled back by somebody since it was looked at: what was behind it is ahead again.
-        return load(run.target.package)._upgrade_revs("head", current)
+        try:
+            return loaded._upgrade_revs("head", current)
+        except AttributeError:
+            # Somebody has rolled back since the look: what was behind the database is ahead again, and needed whole.
+            return load(run.target.package)._upgrade_revs("head", current)
 
     with explaining(run.target.package), EnvironmentContext(config, loaded, fn=to_head, destination_rev="head"):
         loaded.run_env()
