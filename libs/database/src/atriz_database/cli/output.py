@@ -72,14 +72,19 @@ class Output:
             self._show(act.package, "")
         self._line(act.package, act.database, act.what, words, act.seconds)
 
-    def finish(self, outcomes: Sequence[Outcome]) -> int:
-        """Write how a run ended, and return the exit status."""
+    def finish(self, outcomes: Sequence[Outcome], again: str = "") -> int:
+        """Write how a run ended, and return the exit status.
+
+        :param again: the command that was called, for those who are told to call it again.
+        """
         self.close()
         if self.as_json:
             self.document([_plain(outcome) for outcome in outcomes])
         for outcome in outcomes:
             if outcome.state != "done":
                 self.error(self._failure(outcome))
+        if not self.as_json and any(outcome.state != "done" and outcome.at is not None for outcome in outcomes):
+            self._ways(outcomes, again)
         statuses = {outcome.status for outcome in outcomes} - {0}
         # With several packages a wrong setting of one is a failure of the run.
         status = (
@@ -177,6 +182,26 @@ class Output:
         before = f"\n    applied before it, and kept: {', '.join(act.subject for act in done)}" if done else ""
         return f"{outcome.package} ({outcome.database}) {outcome.state}: {outcome.error}{before}"
 
+    def _ways(self, outcomes: Sequence[Outcome], again: str) -> None:
+        """Write where a run that failed has left each database, how to go on, and how to go back."""
+        first, second = self._widths
+        places = [
+            "unknown" if outcome.at is None else f"at {', '.join(outcome.at)}" if outcome.at else "at base"
+            for outcome in outcomes
+        ]
+        third = max(map(len, places))
+        for outcome, place in zip(outcomes, places, strict=True):
+            counts = f"{len(outcome.applied)} applied, {len(outcome.pending)} pending"
+            line = f"{outcome.package:<{first}}  {outcome.database:<{second}}  {place:<{third}}  "
+            self.error(f"{line}{counts if outcome.at is not None else ''}".rstrip())
+        failed = [outcome for outcome in outcomes if outcome.state == "failed"]
+        revisions = " and ".join(f"{outcome.failed} of {outcome.package}" for outcome in failed if outcome.failed)
+        mend = f"mend {revisions or 'the cause'}, then " if failed else ""
+        self.error(f"to go on: {mend}{again} again")
+        # Those that stand on another first, as over the fleet.
+        if back := " && ".join(outcome.back for outcome in reversed(outcomes) if outcome.back):
+            self.error(f"to go back to before this run: {back}")
+
     def _summary(self, outcomes: Sequence[Outcome]) -> None:
         seconds = time.perf_counter() - self._started
         whats = Counter(act.what for outcome in outcomes for act in outcome.acts)
@@ -214,5 +239,6 @@ class Output:
 def _plain(outcome: Outcome) -> dict[str, Any]:
     row = asdict(outcome)
     del row["status"]
+    row["at"] = list(outcome.at) if outcome.at is not None else None
     row["acts"] = [{key: act[key] for key in ("what", "subject", "detail", "seconds")} for act in row["acts"]]
     return row

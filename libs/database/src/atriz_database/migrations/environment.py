@@ -161,7 +161,9 @@ def _migrate(run: Run, folder: Path, journal: Journal, connection: sqlalchemy.Co
     except CommandError:
         raise
     except (Exception, SystemExit) as error:
-        raise explained(error, folder / "versions", journal.current.path if journal.current else None) from None
+        told = explained(error, folder / "versions", journal.current.path if journal.current else None)
+        told.revision = journal.current.id if journal.current else ""
+        raise told from None
 
 
 def _check_requirements(target: Target, step: Any) -> None:

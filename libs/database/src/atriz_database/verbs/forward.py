@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import count
 
@@ -78,11 +79,41 @@ def _migrating(
             act = Act(target.package.name, target.database, "up to date")
             report(act)
             outcomes.append(Outcome(act.package, act.database, "done", (act,)))
-        return outcomes
+        return [_placed(by_name[outcome.package], outcome) for outcome in outcomes]
     if pending:
         # Imported here, before the workers fork, and so once for all of them.
         from atriz_database import migrations as _  # noqa: F401
-    return fleet.run(targets, steps, report, failed=failed)
+    outcomes = fleet.run(targets, steps, report, failed=failed)
+    return [_placed(by_name.get(outcome.package), outcome) for outcome in outcomes]
+
+
+def _placed(seen: Look | None, outcome: Outcome) -> Outcome:
+    """Return the outcome with what was applied, what is pending, and where the database is, which was seen before."""
+    applied = tuple(act.detail for act in outcome.acts if act.what == "applied")
+    if seen is None or seen.state in ("unreachable", "mislabelled"):
+        return replace(outcome, applied=applied)
+    files = seen.files
+    if files.unknown(seen.current):
+        return replace(outcome, at=seen.current)
+    # Another run may have gone on while this one waited: whatever a revision stands on was there before it.
+    below = files.by_id[outcome.failed].down if outcome.failed in files.by_id else ()
+    there = files.ancestors(files.heads if outcome.state == "done" else {*seen.current, *applied, *below})
+    at = seen.current if there == files.ancestors(seen.current) else files.tips(there)
+    pending = tuple(id_ for id_ in seen.pending if id_ not in there)
+    return replace(outcome, applied=applied, pending=pending, at=at, back=_way_back(seen, applied))
+
+
+def _way_back(seen: Look, applied: Sequence[str]) -> str:
+    """Return the command that undoes what was applied, if there is one: not for a new database, which has no before."""
+    if not applied or seen.state == "missing" or len(seen.current) > 1:
+        return ""
+    try:
+        revisions.check_reversible(seen.files.by_id[id_] for id_ in applied)
+    except AtrizError:
+        return ""
+    target = seen.target
+    force = f" --force {target.database}" if target.environment == "production" else ""
+    return f"atriz rollback {target.package.name} --to {''.join(seen.current) or 'base'}{force}"
 
 
 def _obstacle(seen: Look) -> AtrizError | None:
