@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -179,7 +178,17 @@ class Journal:
         self._uncommitted = []
 
     def flush(self) -> None:
-        """Have the server make durable what was committed: from here on a loss of power takes none of it."""
-        if self._locked is not None:
-            with contextlib.suppress(psycopg.OperationalError), interrupt.blocked():
+        """Have the server make durable what was committed: from here on a loss of power takes none of it.
+
+        Raise `MigrationError` if it does not answer: then some of it may be lost already.
+        """
+        if self._locked is None:
+            return
+        try:
+            with interrupt.blocked():
                 self._locked.execute(_FLUSH)
+        except psycopg.Error as error:
+            raise MigrationError(
+                f"The server did not confirm that what was applied is on its disk: {databases.said(error)}. Run the "
+                "same command again, which looks at what is there."
+            ) from None
