@@ -197,10 +197,10 @@ class Output:
         failed = [outcome for outcome in outcomes if outcome.state == "failed"]
         revisions = " and ".join(f"{outcome.failed} of {outcome.package}" for outcome in failed if outcome.failed)
         mend = f"mend {revisions or 'the cause'}, then " if failed else ""
-        self.error(f"to go on: {mend}{again} again")
+        self.error(f"to go on: {mend}run `{again}` again")
         # Those that stand on another first, as over the fleet.
         if back := " && ".join(outcome.back for outcome in reversed(outcomes) if outcome.back):
-            self.error(f"to go back to before this run: {back}")
+            self.error(f"to go back to before it: `{back}`")
 
     def _summary(self, outcomes: Sequence[Outcome]) -> None:
         seconds = time.perf_counter() - self._started

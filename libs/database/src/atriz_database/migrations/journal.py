@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -84,6 +85,17 @@ class Journal:
         """The revision under way."""
         self.is_whole = True
         """Whether all that the revision under way has done goes if it is rolled back."""
+        self.session_changed = False
+        """Whether a revision may have changed a setting of the session, a role or the search path for example."""
+        self.reset = ""
+        """The statements that take the session back to what each revision begins with."""
+        self._leaves_transaction = False
+        self._undid_itself = False
+
+    @property
+    def is_in_revision(self) -> bool:
+        """Whether a revision is under way that nothing is recorded of yet, so that its transaction must not end."""
+        return self.current is not None and not self._uncommitted and not self._leaves_transaction
 
     def follow(self, migration: MigrationContext, check: Callable[[RevisionStep], None]) -> None:
         """Have the steps of a run pass by the journal.
@@ -101,19 +113,41 @@ class Journal:
                 check(step)
                 script = getattr(step, "revision", None)
                 self.current = Revision(script.revision, (), Path(script.path)) if script is not None else None
-                self.is_whole = True
+                self.is_whole, self._undid_itself = True, False
                 self._since = time.perf_counter()
                 yield step
                 self.current = None
 
         migration._migrations_fn = followed
+        begin_block = migration.autocommit_block
+
+        @contextlib.contextmanager
+        def autocommit_block() -> Iterator[None]:
+            with contextlib.ExitStack() as block:
+                # The one commit in the middle of a revision that is meant.
+                self._leaves_transaction = True
+                try:
+                    block.enter_context(begin_block())
+                finally:
+                    self._leaves_transaction = False
+                yield
+
+        migration.autocommit_block = autocommit_block  # type: ignore[method-assign]
 
     def writes(self, table: object) -> bool:
         """Whether the rows of a table are the journal's: Alembic's own version table, and no copy of it."""
         return table is self._versions
 
     def record(self, ctx: Any, step: Any, heads: Any, run_args: Any) -> None:
-        """Write the rows, in the revision's own transaction. Alembic calls this after each revision."""
+        """Write the rows, in the revision's own transaction. Alembic calls this after each revision.
+
+        Raise `MigrationError` if the revision has rolled back what it did, or changed the version table.
+        """
+        if self._undid_itself:
+            raise MigrationError(
+                f"{self._place}the revision rolled back its own transaction, by rollback() or close(), and with it "
+                "what it had done. Take the call out; for a part that may fail there is op.get_bind().begin_nested()."
+            )
         seconds = time.perf_counter() - self._since
         direction = "stamp" if step.is_stamp else "upgrade" if step.is_upgrade else "downgrade"
         rows = []
@@ -141,6 +175,10 @@ class Journal:
         """Write the version table's rows and the history's in one round trip, each as a literal: many in one string."""
         gone, new = sorted(self._heads - heads), sorted(heads - self._heads)
         statements: list[sql.Composable] = []
+        if self.session_changed:
+            # The same revisions do the same in one run as in several.
+            statements.append(sql.SQL(self.reset))
+            self.session_changed = False
         while gone and new:
             update = "UPDATE alembic_version SET version_num = {} WHERE version_num = {}"
             statements.append(sql.SQL(update).format(new.pop(), gone.pop()))
@@ -154,11 +192,20 @@ class Journal:
             connection.execute(sql.SQL("; ").join(statements), prepare=False)
         except errors.NotNullViolation:
             raise MigrationError(
-                f"The version table was to hold {', '.join(sorted(heads)) or 'nothing'} after this revision, and holds "
+                f"{self._place}alembic_version was to hold {', '.join(sorted(heads)) or 'nothing'} now, and holds "
                 "something else: another program, or the revision itself, has changed alembic_version. The revision "
                 "is rolled back; look with `atriz status`, and run again."
             ) from None
+        except errors.InFailedSqlTransaction:
+            raise MigrationError(
+                f"{self._place}a statement of this revision failed, and the revision passed over the error, after "
+                "which PostgreSQL only rolls back. Put what may fail into `with op.get_bind().begin_nested():`."
+            ) from None
         self._heads = heads
+
+    @property
+    def _place(self) -> str:
+        return f"{self.current.path}: " if self.current is not None else ""
 
     def before_commit(self) -> None:
         """Raise `LockTimeoutError` if the database's lock is gone, so that nothing is committed without it."""
@@ -175,6 +222,7 @@ class Journal:
 
     def rolled_back(self) -> None:
         """Forget what did not come true."""
+        self._undid_itself = self.is_in_revision
         self._uncommitted = []
 
     def flush(self) -> None:
