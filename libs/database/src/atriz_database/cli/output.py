@@ -196,7 +196,7 @@ class Output:
             self.error(f"{line}{counts if outcome.at is not None else ''}".rstrip())
         failed = [outcome for outcome in outcomes if outcome.state == "failed"]
         revisions = " and ".join(f"{outcome.failed} of {outcome.package}" for outcome in failed if outcome.failed)
-        mend = f"mend {revisions or 'the cause'}, then " if failed else ""
+        mend = f"mend the cause{f' ({revisions})' if revisions else ''}, then " if failed else ""
         self.error(f"to go on: {mend}run `{again}` again")
         # Those that stand on another first, as over the fleet.
         if back := " && ".join(outcome.back for outcome in reversed(outcomes) if outcome.back):

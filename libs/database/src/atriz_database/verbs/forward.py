@@ -132,10 +132,10 @@ def _obstacle(seen: Look) -> AtrizError | None:
             f"created unasked. Make it with `atriz create {target.package.name}`."
         )
     if seen.state == "diverged":
-        rows, head = ", ".join(seen.current), seen.files.single_head()
+        rows, last = ", ".join(seen.current), " ".join(seen.files.tips(seen.current))
         return MigrationError(
-            f"{target.database} has the version rows {rows}, which the files put on one line that ends in {head}: all "
-            f"of it is applied. Say so: `alembic stamp --purge {head}` in {folder}."
+            f"{target.database} has the version rows {rows}, which the files put on one line that ends in {last}: all "
+            f"of it is applied. Say so: `alembic stamp --purge {last}` in {folder}."
         )
     if seen.state == "ahead":
         return MigrationError(
@@ -144,8 +144,9 @@ def _obstacle(seen: Look) -> AtrizError | None:
         )
     if seen.state == "unversioned":
         return MigrationError(
-            f"{target.database} at {target.url} has tables but no version: something else made them. If they are "
-            f"those of a revision, run `alembic stamp REVISION` in {folder}; if not, name another database."
+            f"{target.database} at {target.url} has tables but no version: something else made them, or "
+            f"emptied alembic_version. `atriz stamp {target.package.name}` finds out which revision they are of, and "
+            "says so to the database; if they are of none, name another one."
         )
     return None
 
