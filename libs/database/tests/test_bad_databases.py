@@ -215,7 +215,7 @@ def test_one_that_takes_forever_ends_on_ctrl_c(fleet: Tree) -> None:
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=20)
     told = well_told(subprocess.CompletedProcess([], process.returncode, output, errors))
-    assert "at left0002  2 applied, 1 pending" in told
+    assert "now at left0002  2 applied, 1 pending" in told
     agrees(fleet, "left0001", "left0002")
 
 

@@ -186,8 +186,7 @@ class Output:
         """Write where a run that failed has left each database, how to go on, and how to go back."""
         first, second = self._widths
         places = [
-            "unknown" if outcome.at is None else f"at {', '.join(outcome.at)}" if outcome.at else "at base"
-            for outcome in outcomes
+            "now unknown" if outcome.at is None else f"now at {', '.join(outcome.at) or 'base'}" for outcome in outcomes
         ]
         third = max(map(len, places))
         for outcome, place in zip(outcomes, places, strict=True):
@@ -238,7 +237,7 @@ class Output:
 
 def _plain(outcome: Outcome) -> dict[str, Any]:
     row = asdict(outcome)
-    del row["status"]
-    row["at"] = list(outcome.at) if outcome.at is not None else None
+    order = ("package", "database", "state", "applied", "undone", "failed", "pending", "at", "back", "acts", "error")
+    row = {name: row[name] for name in (*order, "seconds")}
     row["acts"] = [{key: act[key] for key in ("what", "subject", "detail", "seconds")} for act in row["acts"]]
     return row
