@@ -330,6 +330,31 @@ def test_a_server_that_goes_away_in_the_middle_is_told_and_the_next_run_finishes
     agrees(fleet, "left0001", "left0002", "left0003")
 
 
+def test_a_standby_is_told_and_the_primary_takes_what_is_pending(fleet: Tree, team: Second) -> None:
+    """`status` works there; `migrate` says that nothing can be changed, and has changed nothing once it is primary."""
+    fleet.environ |= team.environ
+    assert fleet.atriz("migrate", "left").returncode == 0
+    fleet.revise("left", 3)
+    mark = team.data / "standby.signal"
+    team.kill()
+    mark.touch()
+    try:
+        team.start()
+        state = fleet.status()["left"]["state"]
+        done = fleet.atriz("migrate", "left")
+    finally:
+        team.kill()
+        mark.unlink(missing_ok=True)
+        team.start()
+    assert state == "pending"
+    told = well_told(done)
+    assert "the server is a standby" in told
+    assert "Name the primary" in told
+    done = fleet.atriz("migrate", "left")
+    assert done.returncode == 0, done.stderr
+    agrees(fleet, "left0001", "left0002", "left0003")
+
+
 @pytest.fixture
 def small_disk(tmp_path_factory: pytest.TempPathFactory, team: Second) -> Iterator[Path]:
     """Yield an empty folder on a disk of 24 MB, the server's own."""

@@ -28,6 +28,8 @@ class Second:
     """Starts it again after it was killed."""
     kill: Callable[[], None] = lambda: None
     """Takes it away at once, as a loss of power would."""
+    data: Path = Path()
+    """Where its files are; one named standby.signal makes it a standby when it starts."""
     owner: int = 0
     """The id of the system user it runs as."""
 
@@ -67,7 +69,7 @@ def running(programs: Path | None = None) -> Iterator[Second]:
     try:
         run("initdb", "-D", server.data, "-U", "team", "--auth=scram-sha-256", f"--pwfile={password_file}", "-N")
         start()
-        yield Second(port, start=start, kill=kill, owner=server.user.pw_uid)
+        yield Second(port, start=start, kill=kill, data=server.data, owner=server.user.pw_uid)
     finally:
         embedded._run(server, [programs / "pg_ctl", "stop", "-D", server.data, "-m", "immediate"])
         shutil.rmtree(home)
