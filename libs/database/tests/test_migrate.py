@@ -187,3 +187,86 @@ def test_what_was_rolled_back_since_the_look_is_applied_too(fleet: Tree) -> None
         "0003_left0003:",
     ]
     assert fleet.rows("left", "SELECT to_regclass('left_2') IS NOT NULL") == [(True,)]
+
+
+def test_after_a_failure_it_says_what_is_where_and_how_to_go_on_or_back(fleet: Tree) -> None:
+    """Each database's place and what is pending; the way back leads to where all were, the way on to head."""
+    assert fleet.atriz("migrate").returncode == 0
+    before = {name: row["current"] for name, row in fleet.status().items()}
+    for name in ("core", "left", "right"):
+        fleet.revise(name, 3)
+    fleet.revise("left", 4, "SELECT 1 FROM nowhere")
+    done = fleet.atriz("migrate")
+    lines = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert [" ".join(line.split()) for line in lines if " now " in line] == [
+        f"core {fleet.database('core')} now at core0003 1 applied, 0 pending",
+        f"left {fleet.database('left')} now at left0003 1 applied, 1 pending",
+        f"right {fleet.database('right')} now at right0003 1 applied, 0 pending",
+    ]
+    assert "to go on: mend the cause (left0004 of left), then run `atriz migrate` again" in lines
+    (back,) = (line.partition("`")[2].rstrip("`") for line in lines if line.startswith("to go back"))
+    commands = [command.split()[1:] for command in back.split(" && ")]
+    assert [command[1] for command in commands] == ["right", "left", "core"]
+    for command in commands:
+        assert fleet.atriz(*command).returncode == 0
+    assert {name: row["current"] for name, row in fleet.status().items()} == before
+    fleet.revise("left", 4)
+    assert fleet.atriz("migrate").returncode == 0
+    assert fleet.status()["left"]["current"] == ["left0004"]
+
+
+def test_a_result_says_what_was_applied_what_failed_and_what_is_pending(fleet: Tree) -> None:
+    """As values of the library, and the same in --json; a package that was not run has its place too."""
+    fleet.atriz("migrate", "right")
+    fleet.revise("core", 3)
+    fleet.revise("core", 4, "SELECT 1 FROM nowhere")
+    fleet.revise("core", 5)
+    done = fleet.atriz("migrate", "--json")
+    rows = {row["package"]: row for row in json.loads(done.stdout)}
+    core, left, right = rows["core"], rows["left"], rows["right"]
+    assert (core["applied"], core["failed"], core["pending"]) == (["core0003"], "core0004", ["core0004", "core0005"])
+    assert (core["at"], core["back"]) == (["core0003"], "atriz rollback core --to core0002")
+    assert (left["state"], left["applied"], left["pending"]) == ("not run", [], ["left0001", "left0002"])
+    assert (right["state"], right["at"], right["pending"], right["back"]) == ("not run", ["right0002"], [], "")
+
+
+def test_a_rollback_says_what_it_has_undone(fleet: Tree) -> None:
+    """Newest first, and where one fails those that were undone before it."""
+    fleet.revise("left", 3)
+    assert fleet.atriz("migrate").returncode == 0
+    path = next(fleet.folders["left"].rglob("0001*.py"))
+    path.write_text(path.read_text().replace("DROP TABLE", "DROP TABEL"))
+    done = fleet.atriz("rollback", "left", "--to", "base", "--json")
+    (row,) = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert (row["undone"], row["failed"]) == (["left0003", "left0002"], "left0001")
+
+
+def test_no_way_back_is_named_where_there_is_none(fleet: Tree) -> None:
+    """A database that the run made has no before, and what cannot be undone is not offered to be."""
+    fleet.revise("left", 3, "SELECT 1 FROM nowhere")
+    assert "to go back" not in fleet.atriz("migrate").stderr
+    path = fleet.revise("left", 3)
+    path.write_text(path.read_text().replace("depends_on = None", 'depends_on = None\nirreversible = "gone is gone"'))
+    fleet.revise("left", 4, "SELECT 1 FROM nowhere")
+    done = fleet.atriz("migrate")
+    assert "now at left0003 1 applied, 1 pending" in " ".join(done.stderr.split())
+    assert "to go back" not in done.stderr
+
+
+def test_what_another_run_applied_meanwhile_is_not_pending(fleet: Tree) -> None:
+    """A run that waited for the lock, found more applied than it had seen, and failed behind that, says where it is."""
+    assert fleet.atriz("migrate").returncode == 0
+    fleet.revise("left", 3)
+    fleet.revise("left", 4, "SELECT 1 FROM nowhere")
+    with lock.held(fleet.target("left")):
+        process = fleet.start("migrate", "left", "--json")
+        waits = "SELECT count(*) = 2 FROM pg_stat_activity WHERE application_name LIKE 'atriz lock left%'"
+        fleet.wait_until("left", f"{waits} AND datname = current_database()", process)
+        # As the other run would, before it ends.
+        with fleet.connect("left") as connection:
+            connection.execute("CREATE TABLE left_3 (id int); UPDATE alembic_version SET version_num = 'left0003'")
+    output, _ = process.communicate(timeout=30)
+    row = json.loads(output)[1]
+    assert (row["applied"], row["pending"], row["at"]) == ([], ["left0004"], ["left0003"])

@@ -31,6 +31,15 @@ _PLAIN = {
     "sslnegotiation": "postgres",
     "target_session_attrs": "any",
 }
+# A connection may say nothing for as long as a revision takes: a firewall must not forget it meanwhile, and a server
+# whose machine is gone is noticed within a minute. Of the least that libpq takes; a Unix socket has no use for them.
+_KEEPALIVES = {
+    "keepalives": "1",
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "60000",  # in milliseconds
+}
 _POLL_SECONDS = 0.2
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -89,6 +98,7 @@ def parameters(target: Target, purpose: str = "") -> dict[str, Any]:
         # In a database whose encoding is SQL_ASCII psycopg would give bytes for text.
         "client_encoding": "utf8",
         "connect_timeout": str(_CONNECT_SECONDS),
+        **_known(_KEEPALIVES),
         **given,
     }
 

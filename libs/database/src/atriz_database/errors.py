@@ -27,6 +27,8 @@ class AtrizError(Exception):
 
     status = 1
     """What the ``atriz`` command exits with: 1 it failed, 2 wrong usage or settings, 3 a check found something."""
+    revision = ""
+    """Id of the revision that was under way and failed, if one was."""
 
 
 class WorkspaceError(AtrizError):

@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from graphlib import TopologicalSorter
 from typing import TYPE_CHECKING
@@ -68,6 +68,18 @@ class Outcome:
     seconds: float = 0.0
     status: int = 0
     """The exit status this outcome alone would give."""
+    applied: tuple[str, ...] = ()
+    """Ids of the revisions that the run applied, oldest first."""
+    undone: tuple[str, ...] = ()
+    """Ids of the revisions that the run undid, newest first."""
+    failed: str = ""
+    """Id of the revision that failed, and was rolled back."""
+    pending: tuple[str, ...] = ()
+    """Ids of the revisions that the database still lacks, oldest first, the failed one among them."""
+    at: tuple[str, ...] | None = None
+    """Where the database is now; `None` where that is not known, or not what the verb is about."""
+    back: str = ""
+    """The command that takes the database back to where it was before the run, where it moved and there is one."""
 
 
 Report = Callable[[Act], None]
@@ -279,7 +291,7 @@ def _outcome(worker: _Worker) -> Outcome:
             "not committed is rolled back, and the lock is gone with the process; run the same command again."
         )
         said = Outcome(target.package.name, target.database, "failed", error=error, status=1)
-    return Outcome(said.package, said.database, said.state, tuple(worker.acts), said.error, seconds, said.status)
+    return replace(said, acts=tuple(worker.acts), seconds=seconds)
 
 
 def _prepared(preparation: Preparation, target: Target) -> Task:
@@ -315,7 +327,7 @@ def _work(target: Target, preparation: Preparation, pipe: Connection, inherited:
     except KeyboardInterrupt:
         outcome = Outcome(name, database, "interrupted", error="interrupted; what was under way is undone", status=1)
     except AtrizError as error:
-        outcome = Outcome(name, database, "failed", error=str(error), status=error.status)
+        outcome = Outcome(name, database, "failed", error=str(error), status=error.status, failed=error.revision)
     except (BrokenPipeError, ConnectionResetError):
         # The parent is gone, and with it whoever wanted this.
         os._exit(1)

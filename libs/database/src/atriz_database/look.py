@@ -115,8 +115,9 @@ def _look(target: Target, files: Revisions, wait: float, edited: bool, connected
     if files.unknown(current):
         return Look(target, files, "ahead", current, label=found, edited=changed)
     pending = files.pending(current)
-    # Several rows are a way to one head as well: a merge that has not been applied yet.
-    if len(files.heads) > 1 or (len(current) > 1 and not pending):
+    # Several rows are a way to one head as well, a merge that has not been applied yet; but not if one of them stands
+    # on another.
+    if len(files.heads) > 1 or len(files.tips(current)) < len(current):
         state: State = "diverged"
     elif unversioned:
         state = "unversioned"

@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -100,6 +100,11 @@ class Revisions:
                 waiting.extend(self.by_id[id_].down)
         return found
 
+    def tips(self, ids: Collection[str]) -> tuple[str, ...]:
+        """Return those of the ids that none of the others stands on, in the order of their files."""
+        below = {down for id_ in ids for down in self.by_id[id_].down}
+        return tuple(sorted(set(ids) - below, key=lambda id_: self.by_id[id_].path.name))
+
     def unknown(self, current: Iterable[str]) -> tuple[str, ...]:
         """Return those of the ids that no file here has."""
         return tuple(id_ for id_ in current if id_ not in self.by_id)
@@ -178,7 +183,6 @@ def arrange(folder: Path, revisions: Iterable[Revision]) -> Revisions:
                 f"{other.path.name} and {revision.path.name} in {folder} both have revision {revision.id!r}. Give one "
                 "of them another id, if it has not been applied anywhere."
             )
-    below = {down for revision in by_id.values() for down in revision.down}
     for revision in by_id.values():
         for down in revision.down:
             if down not in by_id:
@@ -186,7 +190,6 @@ def arrange(folder: Path, revisions: Iterable[Revision]) -> Revisions:
                     f"{revision.path} has down_revision {down!r}, but no file in {folder} has that id. A file is "
                     f"missing (was it deleted, or not committed?), or the id is mistyped."
                 )
-    heads = tuple(sorted(set(by_id) - below, key=lambda id_: by_id[id_].path.name))
     try:
         TopologicalSorter({id_: revision.down for id_, revision in by_id.items()}).prepare()
     except CycleError as error:
@@ -195,7 +198,8 @@ def arrange(folder: Path, revisions: Iterable[Revision]) -> Revisions:
             f"The revisions in {folder} run in a circle: {circle}. Each has the next as its down_revision; correct "
             "the one that is wrong."
         ) from None
-    return Revisions(folder, by_id, heads)
+    history = Revisions(folder, by_id, ())
+    return replace(history, heads=history.tips(by_id))
 
 
 def _bytes(path: Path) -> bytes:

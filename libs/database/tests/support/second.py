@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,14 @@ class Second:
     port: int
     user: str = "team"
     password: str = PASSWORD
+    start: Callable[[], None] = lambda: None
+    """Starts it again after it was killed."""
+    kill: Callable[[], None] = lambda: None
+    """Takes it away at once, as a loss of power would."""
+    data: Path = Path()
+    """Where its files are; one named standby.signal makes it a standby when it starts."""
+    owner: int = 0
+    """The id of the system user it runs as."""
 
     @property
     def environ(self) -> dict[str, str]:
@@ -47,14 +55,21 @@ def running(programs: Path | None = None) -> Iterator[Second]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     options = f"-c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off -p {port}"
+
+    def run(program: str, *words: object) -> None:
+        done = embedded._run(server, [programs / program, *words])
+        assert done.returncode == 0, done.stdout
+
+    def start() -> None:
+        run("pg_ctl", "start", "-D", server.data, "-l", server.log, "-w", "-o", options)
+
+    def kill() -> None:
+        run("pg_ctl", "stop", "-D", server.data, "-m", "immediate")
+
     try:
-        for command in (
-            ["initdb", "-D", server.data, "-U", "team", "--auth=scram-sha-256", f"--pwfile={password_file}", "-N"],
-            ["pg_ctl", "start", "-D", server.data, "-l", server.log, "-w", "-o", options],
-        ):
-            done = embedded._run(server, [programs / command[0], *command[1:]])
-            assert done.returncode == 0, done.stdout
-        yield Second(port)
+        run("initdb", "-D", server.data, "-U", "team", "--auth=scram-sha-256", f"--pwfile={password_file}", "-N")
+        start()
+        yield Second(port, start=start, kill=kill, data=server.data, owner=server.user.pw_uid)
     finally:
         embedded._run(server, [programs / "pg_ctl", "stop", "-D", server.data, "-m", "immediate"])
         shutil.rmtree(home)

@@ -13,7 +13,10 @@ from atriz_database.fleet import Outcome
 
 def _fleet_verb(verb: Callable[..., list[Outcome]]) -> Callable[[Call], int]:
     def run(call: Call) -> int:
-        return call.output.finish(verb(call.workspace, call.arguments.package, call.options, call.output.report))
+        given = call.arguments
+        words = [given.verb, given.package or "", "--only" if call.options.only else ""]
+        again = " ".join(filter(None, ["atriz", *words]))
+        return call.output.finish(verb(call.workspace, given.package, call.options, call.output.report), again)
 
     return run
 
@@ -50,7 +53,8 @@ def _drop(verb: str, run: Callable[..., list[Outcome]]) -> Callable[[Call], int]
                 return 2
         ends = call.arguments.force_connections
         outcomes = run(call.workspace, name, call.options, call.output.report, force_connections=ends)
-        return call.output.finish(outcomes)
+        # What was dropped need not be dropped again.
+        return call.output.finish(outcomes, " ".join(filter(None, ["atriz setup", name])))
 
     return ask_and_run
 

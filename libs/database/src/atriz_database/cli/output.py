@@ -74,14 +74,19 @@ class Output:
         if act.progress and self._console is not None and not self._console.is_dumb_terminal:
             self._show(act.package, act.progress)
 
-    def finish(self, outcomes: Sequence[Outcome]) -> int:
-        """Write how a run ended, and return the exit status."""
+    def finish(self, outcomes: Sequence[Outcome], again: str = "") -> int:
+        """Write how a run ended, and return the exit status.
+
+        :param again: the command that was called, for those who are told to call it again.
+        """
         self.close()
         if self.as_json:
             self.document([_plain(outcome) for outcome in outcomes])
         for outcome in outcomes:
             if outcome.state != "done":
                 self.error(self._failure(outcome))
+        if not self.as_json and any(outcome.state != "done" and outcome.at is not None for outcome in outcomes):
+            self._ways(outcomes, again)
         statuses = {outcome.status for outcome in outcomes} - {0}
         # With several packages a wrong setting of one is a failure of the run.
         status = (
@@ -179,6 +184,25 @@ class Output:
         before = f"\n    applied before it, and kept: {', '.join(act.subject for act in done)}" if done else ""
         return f"{outcome.package} ({outcome.database}) {outcome.state}: {outcome.error}{before}"
 
+    def _ways(self, outcomes: Sequence[Outcome], again: str) -> None:
+        """Write where a run that failed has left each database, how to go on, and how to go back."""
+        first, second = self._widths
+        places = [
+            "now unknown" if outcome.at is None else f"now at {', '.join(outcome.at) or 'base'}" for outcome in outcomes
+        ]
+        third = max(map(len, places))
+        for outcome, place in zip(outcomes, places, strict=True):
+            counts = f"{len(outcome.applied)} applied, {len(outcome.pending)} pending"
+            line = f"{outcome.package:<{first}}  {outcome.database:<{second}}  {place:<{third}}  "
+            self.error(f"{line}{counts if outcome.at is not None else ''}".rstrip())
+        failed = [outcome for outcome in outcomes if outcome.state == "failed"]
+        revisions = " and ".join(f"{outcome.failed} of {outcome.package}" for outcome in failed if outcome.failed)
+        mend = f"mend the cause{f' ({revisions})' if revisions else ''}, then " if failed else ""
+        self.error(f"to go on: {mend}run `{again}` again")
+        # Those that stand on another first, as over the fleet.
+        if back := " && ".join(outcome.back for outcome in reversed(outcomes) if outcome.back):
+            self.error(f"to go back to before it: `{back}`")
+
     def _summary(self, outcomes: Sequence[Outcome]) -> None:
         seconds = time.perf_counter() - self._started
         whats = Counter(act.what for outcome in outcomes for act in outcome.acts)
@@ -215,6 +239,7 @@ class Output:
 
 def _plain(outcome: Outcome) -> dict[str, Any]:
     row = asdict(outcome)
-    del row["status"]
+    order = ("package", "database", "state", "applied", "undone", "failed", "pending", "at", "back", "acts", "error")
+    row = {name: row[name] for name in (*order, "seconds")}
     row["acts"] = [{key: act[key] for key in ("what", "subject", "detail", "seconds")} for act in row["acts"]]
     return row

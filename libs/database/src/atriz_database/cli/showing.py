@@ -87,6 +87,8 @@ def _plan(call: Call) -> int:
         call.output.text(f"{target.package.name} ({target.database}): {state}")
         for step in each.steps:
             call.output.text(f"  {step.title}: {step.revision}")
+            for required in step.requires:
+                call.output.text(f"      requires {required.revision} of {required.package}: {required.state}")
             for operation in step.operations:
                 call.output.text(f"      {operation}")
             if step.error:

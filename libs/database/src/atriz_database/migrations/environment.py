@@ -141,12 +141,16 @@ def _online(run: Run, folder: Path, metadata: str) -> None:
             process_revision_directives=partial(_keep_to_ours, run, folder),
             atriz_journal=journal,
         )
-        if changes:
-            # At the end whatever it is, so that what is told to be applied stays applied.
-            stack.callback(journal.flush)
         _refuse_to_undo()
         journal.follow(context.get_context(), partial(_check_requirements, run.target))
-        _migrate(run, folder, journal, connection)
+        # At the end whatever it is, so that what is told to be applied stays applied.
+        try:
+            _migrate(run, folder, journal, connection)
+        except BaseException:
+            with contextlib.suppress(MigrationError):
+                journal.flush()
+            raise
+        journal.flush()
 
 
 def _migrate(run: Run, folder: Path, journal: Journal, connection: sqlalchemy.Connection) -> None:
@@ -163,7 +167,9 @@ def _migrate(run: Run, folder: Path, journal: Journal, connection: sqlalchemy.Co
     except CommandError:
         raise
     except (Exception, SystemExit) as error:
-        raise explained(error, folder / "versions", journal.current.path if journal.current else None) from None
+        told = explained(error, folder / "versions", journal.current.path if journal.current else None)
+        told.revision = journal.current.id if journal.current else ""
+        raise told from None
 
 
 def _check_requirements(target: Target, step: Any) -> None:

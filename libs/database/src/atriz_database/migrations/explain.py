@@ -16,6 +16,14 @@ from psycopg.errors import Diagnostic
 from atriz_database import revisions, workspace
 from atriz_database.errors import AtrizError, MigrationError
 
+# What to do where the revision is not at fault, by SQLSTATE.
+_ADVICE = {
+    "25006": "nothing can be changed here: the server is a standby, or default_transaction_read_only is on for the "
+    "database or the role. Name the primary, or take the setting away",
+    "42501": "give the role the right, or run as the role that owns the tables",
+    "53100": "the server's disk is full: make room there",
+    "57P01": "the connection was ended by an administrator, or the server is being shut down",
+}
 _PASSWORD = re.compile(r"(\bPASSWORD\s+)(?:'(?:[^']|'')*'|\$(\w*)\$.*?\$\2\$)", re.IGNORECASE | re.DOTALL)
 
 
@@ -82,4 +90,6 @@ def sql_message(place: str, statement: str, error: psycopg.Error, diagnostic: Di
     for name, text in (("detail", diagnostic.message_detail), ("hint", diagnostic.message_hint)):
         if text:
             lines.append(f"    {name}: {text}")
+    if advice := _ADVICE.get(diagnostic.sqlstate or ""):
+        lines.append(f"    {advice}")
     return "\n".join(lines)

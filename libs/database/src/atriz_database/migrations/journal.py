@@ -88,6 +88,17 @@ class Journal:
         """The revision under way."""
         self.is_whole = True
         """Whether all that the revision under way has done goes if it is rolled back."""
+        self.session_changed = False
+        """Whether a revision may have changed a setting of the session, a role or the search path for example."""
+        self.reset = ""
+        """The statements that take the session back to what each revision begins with."""
+        self._leaves_transaction = False
+        self._undid_itself = False
+
+    @property
+    def is_in_revision(self) -> bool:
+        """Whether a revision is under way that nothing is recorded of yet, so that its transaction must not end."""
+        return self.current is not None and not self._uncommitted and not self._leaves_transaction
 
     def follow(self, migration: MigrationContext, check: Callable[[RevisionStep], None]) -> None:
         """Have the steps of a run pass by the journal.
@@ -105,19 +116,41 @@ class Journal:
                 check(step)
                 script = getattr(step, "revision", None)
                 self.current = Revision(script.revision, (), Path(script.path)) if script is not None else None
-                self.is_whole = True
+                self.is_whole, self._undid_itself = True, False
                 self._since = time.perf_counter()
                 yield step
                 self.current = None
 
         migration._migrations_fn = followed
+        begin_block = migration.autocommit_block
+
+        @contextlib.contextmanager
+        def autocommit_block() -> Iterator[None]:
+            with contextlib.ExitStack() as block:
+                # The one commit in the middle of a revision that is meant.
+                self._leaves_transaction = True
+                try:
+                    block.enter_context(begin_block())
+                finally:
+                    self._leaves_transaction = False
+                yield
+
+        migration.autocommit_block = autocommit_block  # type: ignore[method-assign]
 
     def writes(self, table: object) -> bool:
         """Whether the rows of a table are the journal's: Alembic's own version table, and no copy of it."""
         return table is self._versions
 
     def record(self, ctx: Any, step: Any, heads: Any, run_args: Any) -> None:
-        """Note the rows, which go with the commit, or write them offline. Alembic calls this after each revision."""
+        """Note the rows, which go with the commit, or write them offline. Alembic calls this after each revision.
+
+        Raise `MigrationError` if the revision has rolled back what it did.
+        """
+        if self._undid_itself:
+            raise MigrationError(
+                f"{self._place}the revision rolled back its own transaction, by rollback() or close(), and with it "
+                "what it had done. Take the call out; for a part that may fail there is op.get_bind().begin_nested()."
+            )
         seconds = time.perf_counter() - self._since
         direction = "stamp" if step.is_stamp else "upgrade" if step.is_upgrade else "downgrade"
         rows = []
@@ -148,6 +181,10 @@ class Journal:
         quote = partial(_quoted, escaping)
         gone, new = sorted(self._heads - heads), sorted(heads - self._heads)
         statements = []
+        if self.session_changed:
+            # The same revisions do the same in one run as in several.
+            statements.append(self.reset)
+            self.session_changed = False
         while gone and new:
             update = "UPDATE alembic_version SET version_num = {} WHERE version_num = {}"
             statements.append(update.format(quote(new.pop()), quote(gone.pop())))
@@ -170,11 +207,20 @@ class Journal:
         """Return what it means that the rows could not be written, or their transaction not be committed."""
         if isinstance(error, errors.NotNullViolation) and error.diag.table_name == "history":
             return MigrationError(
-                f"The version table was to hold {', '.join(sorted(self._heads)) or 'nothing'} after this revision, and "
+                f"{self._place}alembic_version was to hold {', '.join(sorted(self._heads)) or 'nothing'} now, and "
                 "holds something else: another program, or the revision itself, has changed alembic_version. The "
                 "revision is rolled back; look with `atriz status`, and run again."
             )
+        if isinstance(error, errors.InFailedSqlTransaction):
+            return MigrationError(
+                f"{self._place}a statement of this revision failed, and the revision passed over the error, after "
+                "which PostgreSQL only rolls back. Put what may fail into `with op.get_bind().begin_nested():`."
+            )
         return error
+
+    @property
+    def _place(self) -> str:
+        return f"{self.current.path}: " if self.current is not None else ""
 
     def before_commit(self) -> None:
         """Raise `LockTimeoutError` if the database's lock is gone, so that nothing is committed without it."""
@@ -191,13 +237,24 @@ class Journal:
 
     def rolled_back(self) -> None:
         """Forget what did not come true."""
+        self._undid_itself = self.is_in_revision
         self._uncommitted, self._rows = [], b""
 
     def flush(self) -> None:
-        """Have the server make durable what was committed: from here on a loss of power takes none of it."""
-        if self._locked is not None:
-            with contextlib.suppress(psycopg.OperationalError), interrupt.blocked():
+        """Have the server make durable what was committed: from here on a loss of power takes none of it.
+
+        Raise `MigrationError` if it does not answer: then some of it may be lost already.
+        """
+        if self._locked is None:
+            return
+        try:
+            with interrupt.blocked():
                 self._locked.execute(_FLUSH)
+        except psycopg.Error as error:
+            raise MigrationError(
+                f"The server did not confirm that what was applied is on its disk: {databases.said(error)}. Run the "
+                "same command again, which looks at what is there."
+            ) from None
 
 
 def _quoted(escaping: Escaping, value: str | float) -> str:

@@ -10,19 +10,15 @@ from typing import Any
 
 import psycopg
 import sqlalchemy
-from psycopg import errors, pq
+from psycopg import errors, pq, sql
 
 from atriz_database import databases, interrupt
 from atriz_database.migrations.journal import Journal
+from atriz_database.migrations.script import transaction_statement
 from atriz_database.settings import Target
 
-# A statement, or a script's first one, that would begin or end a transaction; comments before it are skipped.
-_TRANSACTION = re.compile(
-    r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)*"
-    r"(BEGIN|START\s+TRANSACTION|COMMIT|END|ABORT|PREPARE\s+TRANSACTION"
-    r"|ROLLBACK(?!\s+(?:(?:WORK|TRANSACTION)\s+)?TO\b))\b",
-    re.IGNORECASE | re.DOTALL,
-)
+# What may change a setting of the session, which the next revision would then run with.
+_SETTING = re.compile(r"\b(?:SET|RESET|SET_CONFIG)\b", re.IGNORECASE)
 _ENDS = ("COMMIT", "PREPARE TRANSACTION")
 
 
@@ -43,11 +39,14 @@ def opened(target: Target, journal: Journal, limits: Limits) -> Iterator[sqlalch
     class Cursor(psycopg.Cursor[Any]):
         def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
             """Run a statement, unless it begins or ends the revision's transaction."""
+            text = _text(query, self)
+            if _SETTING.search(text):
+                journal.session_changed = True
             if self.connection.autocommit:
                 return super().execute(query, *args, **kwargs)
-            if isinstance(query, str | bytes) and (found := _TRANSACTION.match(_text(query))):
+            if found := transaction_statement(text):
                 raise errors.InvalidTransactionTermination(
-                    f"a revision is one transaction, which the run begins and ends, and this one says {found[1]}. "
+                    f"a revision is one transaction, which the run begins and ends, and this one says {found}. "
                     "Take such statements out; what cannot run in a transaction goes through outside_transaction."
                 )
             done = super().execute(query, *args, **kwargs)
@@ -59,6 +58,11 @@ def opened(target: Target, journal: Journal, limits: Limits) -> Iterator[sqlalch
         def commit(self) -> None:
             if self.autocommit:
                 return  # The end of an autocommit block: its revision goes on, and so does its time.
+            if journal.is_in_revision:
+                raise errors.InvalidTransactionTermination(
+                    "a revision is one transaction, which the run begins and ends, and this one calls commit(). Take "
+                    "the call out; what cannot run in a transaction goes through outside_transaction."
+                )
             journal.before_commit()
             # Signals wait: what is committed is also told.
             with interrupt.blocked():
@@ -76,7 +80,7 @@ def opened(target: Target, journal: Journal, limits: Limits) -> Iterator[sqlalch
         # A statement that is prepared fails once a revision has changed its table.
         given = {**databases.parameters(target, "migrate"), "prepare_threshold": None}
         made = Connection.connect(**given, autocommit=True)
-        _limit(made, limits)
+        journal.reset = _limit(made, limits)
         made.autocommit = False
         made.cursor_factory = Cursor
         return made
@@ -93,7 +97,8 @@ def opened(target: Target, journal: Journal, limits: Limits) -> Iterator[sqlalch
             connection.close()
 
 
-def _limit(connection: psycopg.Connection[Any], limits: Limits) -> None:
+def _limit(connection: psycopg.Connection[Any], limits: Limits) -> str:
+    """Set the run's limits, and return the statements that take a session back to them."""
     settings = {
         "lock_timeout": f"{limits.lock_timeout * 1000:.0f}",
         # A revision may compute for longer than a web request may be idle.
@@ -104,12 +109,16 @@ def _limit(connection: psycopg.Connection[Any], limits: Limits) -> None:
     }
     if limits.statement_timeout is not None:
         settings["statement_timeout"] = f"{limits.statement_timeout * 1000:.0f}"
-    connection.execute("; ".join(f"SET {name} = {value}" for name, value in settings.items()).encode())
+    set_all = "; ".join(f"SET {name} = {value}" for name, value in settings.items())
+    connection.execute(set_all.encode())
     if connection.info.server_version >= 140000:
         # So that the server ends the statement of a client that was killed, and lets go of its locks. Where the
         # server's own system has no way to tell, it refuses the setting.
         with contextlib.suppress(errors.InvalidParameterValue):
-            connection.execute("SET client_connection_check_interval = 1000")
+            checked = "SET client_connection_check_interval = 1000"
+            connection.execute(checked.encode())
+            set_all = f"{set_all}; {checked}"
+    return f"SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; {set_all}"
 
 
 def _commit_with(connection: psycopg.Connection[Any], rows: bytes, journal: Journal) -> None:
@@ -118,13 +127,12 @@ def _commit_with(connection: psycopg.Connection[Any], rows: bytes, journal: Jour
     done = connection.pgconn.exec_((b"" if begun else b"BEGIN; ") + rows + b"; COMMIT")
     if done.status != pq.ExecStatus.COMMAND_OK:
         raise journal.failed(errors.error_from_result(done))
-    if done.command_status != b"COMMIT":
-        # A transaction that failed before, its error swallowed by the revision.
-        raise errors.InFailedSqlTransaction("the revision's transaction had failed, and was rolled back instead")
 
 
-def _text(query: str | bytes) -> str:
-    return query.decode(errors="replace") if isinstance(query, bytes) else query
+def _text(query: object, cursor: psycopg.Cursor[Any]) -> str:
+    if isinstance(query, bytes):
+        return query.decode(errors="replace")
+    return query.as_string(cursor) if isinstance(query, sql.Composable) else str(query)
 
 
 def _refuse_commit(cursor: psycopg.Cursor[Any]) -> None:

@@ -34,7 +34,11 @@ def rollback(
     Raise `AtrizError` if the run cannot begin; what fails is in the outcome.
     """
     task = partial(_rollback, options, count, to)
-    return on_each(workspace, name, task, options, report, reads_revisions=True, destroys="rollback")
+    outcomes = on_each(workspace, name, task, options, report, reads_revisions=True, destroys="rollback")
+    return [
+        replace(outcome, undone=tuple(act.detail for act in outcome.acts if act.what == "undone"))
+        for outcome in outcomes
+    ]
 
 
 def clean(
@@ -101,6 +105,7 @@ def _joined(first: Sequence[Outcome], second: Sequence[Outcome]) -> list[Outcome
             outcome,
             acts=(*before[outcome.package].acts, *outcome.acts),
             seconds=before[outcome.package].seconds + outcome.seconds,
+            back="",  # What was there before is gone.
         )
         for outcome in second
     ]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from atriz_database import databases, head, label
+from atriz_database import databases, head, label, requirements
 from atriz_database.errors import AtrizError, MigrationError, RevisionError
 from atriz_database.look import Look
 from atriz_database.run import Options, ignore, locate, look_at, read
@@ -36,8 +36,8 @@ class Finding:
 
     package: str
     kind: str
-    """``heads``, ``head file``, ``broken``, ``not at head``, ``edited``, ``deleted``, ``drift``, ``unsafe``, or
-    ``not checked``."""
+    """``heads``, ``head file``, ``requires``, ``broken``, ``not at head``, ``edited``, ``deleted``, ``drift``,
+    ``unsafe``, or ``not checked``."""
     subject: str
     """A file, a revision, or an object of the database."""
     text: str
@@ -64,13 +64,13 @@ def check(workspace: Workspace, name: str | None = None, options: Options = Opti
             findings.append(Finding(package.name, "heads", "", str(failed[package.name])))
             continue
         try:
-            findings += [*_static(package), *_in_database(by_name[package.name])]
+            findings += [*_static(workspace, package), *_in_database(by_name[package.name])]
         except (MigrationError, RevisionError) as error:
             findings.append(Finding(package.name, "broken", "", str(error)))
     return findings
 
 
-def _static(package: Package) -> Iterator[Finding]:
+def _static(workspace: Workspace, package: Package) -> Iterator[Finding]:
     files = read(package)
     try:
         files.single_head()
@@ -82,6 +82,9 @@ def _static(package: Package) -> Iterator[Finding]:
             f"it should hold {head.text(files).strip()!r}; `python -m atriz_database.head` with any revision writes it"
         )
         yield Finding(package.name, "head file", package.shown(path), text)
+    for revision in files.by_id.values():
+        if mistake := requirements.mistaken(workspace, package, revision, read):
+            yield Finding(package.name, "requires", revision.title, mistake)
     yield from _unsafe(package)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
-from atriz_database import databases, fleet, label, lock
+from atriz_database import databases, fleet, label, lock, revisions
 from atriz_database.errors import AtrizError, DatabaseMissingError, MigrationError
 from atriz_database.fleet import Act, Outcome, Report
 from atriz_database.look import Look
@@ -82,11 +83,41 @@ def _migrating(
             act = Act(target.package.name, target.database, "up to date")
             report(act)
             outcomes.append(Outcome(act.package, act.database, "done", (act,)))
-        return outcomes
+        return [_placed(by_name[outcome.package], outcome) for outcome in outcomes]
     if pending:
         # Imported here, before the workers fork, and so once for all of them.
         from atriz_database.migrations import upgrade as _  # noqa: F401
-    return fleet.run(targets, prepare, report, failed=failed, early=True)
+    outcomes = fleet.run(targets, prepare, report, failed=failed, early=True)
+    return [_placed(by_name.get(outcome.package), outcome) for outcome in outcomes]
+
+
+def _placed(seen: Look | None, outcome: Outcome) -> Outcome:
+    """Return the outcome with what was applied, what is pending, and where the database is, which was seen before."""
+    applied = tuple(act.detail for act in outcome.acts if act.what == "applied")
+    if seen is None or seen.state in ("unreachable", "mislabelled"):
+        return replace(outcome, applied=applied)
+    files = seen.files
+    if files.unknown(seen.current):
+        return replace(outcome, at=seen.current)
+    # Another run may have gone on while this one waited: whatever a revision stands on was there before it.
+    below = files.by_id[outcome.failed].down if outcome.failed in files.by_id else ()
+    there = files.ancestors(files.heads if outcome.state == "done" else {*seen.current, *applied, *below})
+    at = seen.current if there == files.ancestors(seen.current) else files.tips(there)
+    pending = tuple(id_ for id_ in seen.pending if id_ not in there)
+    return replace(outcome, applied=applied, pending=pending, at=at, back=_way_back(seen, applied))
+
+
+def _way_back(seen: Look, applied: Sequence[str]) -> str:
+    """Return the command that undoes what was applied, if there is one: not for a new database, which has no before."""
+    if not applied or seen.state == "missing" or len(seen.current) > 1:
+        return ""
+    try:
+        revisions.check_reversible(seen.files.by_id[id_] for id_ in applied)
+    except AtrizError:
+        return ""
+    target = seen.target
+    force = f" --force {target.database}" if target.environment == "production" else ""
+    return f"atriz rollback {target.package.name} --to {''.join(seen.current) or 'base'}{force}"
 
 
 def _obstacle(seen: Look) -> AtrizError | None:
@@ -103,10 +134,10 @@ def _obstacle(seen: Look) -> AtrizError | None:
             f"created unasked. Make it with `atriz create {target.package.name}`."
         )
     if seen.state == "diverged":
-        rows, head = ", ".join(seen.current), seen.files.single_head()
+        rows, last = ", ".join(seen.current), " ".join(seen.files.tips(seen.current))
         return MigrationError(
-            f"{target.database} has the version rows {rows}, which the files put on one line that ends in {head}: all "
-            f"of it is applied. Say so: `alembic stamp --purge {head}` in {folder}."
+            f"{target.database} has the version rows {rows}, which the files put on one line that ends in {last}: all "
+            f"of it is applied. Say so: `alembic stamp --purge {last}` in {folder}."
         )
     if seen.state == "ahead":
         return MigrationError(
@@ -115,8 +146,9 @@ def _obstacle(seen: Look) -> AtrizError | None:
         )
     if seen.state == "unversioned":
         return MigrationError(
-            f"{target.database} at {target.url} has tables but no version: something else made them. If they are "
-            f"those of a revision, run `alembic stamp REVISION` in {folder}; if not, name another database."
+            f"{target.database} at {target.url} has tables but no version: something else made them, or "
+            f"emptied alembic_version. `atriz stamp {target.package.name}` finds out which revision they are of, and "
+            "says so to the database; if they are of none, name another one."
         )
     return None
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from atriz_database import requirements
 from atriz_database.errors import AtrizError
 from atriz_database.look import Look, look
 from atriz_database.revisions import Revisions
@@ -34,6 +36,16 @@ def status(workspace: Workspace, name: str | None = None, options: Options = Opt
 
 
 @dataclass(frozen=True, slots=True)
+class Requirement:
+    """A revision of another package that a revision says it requires."""
+
+    package: str
+    revision: str
+    state: str
+    """``met`` by what is there, ``in this run`` where the same run applies it first, or ``unmet``."""
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One revision that `migrate` would apply."""
 
@@ -44,6 +56,8 @@ class Step:
     sql: str
     error: str
     """Why it cannot be rendered without a database, if it cannot."""
+    requires: tuple[Requirement, ...] = ()
+    """What it needs of other packages' databases."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +75,38 @@ def plan(workspace: Workspace, name: str | None = None, options: Options = Optio
     """
     targets = locate(workspace, workspace.select(name, dependencies=not options.only), ignore)
     looks = look(targets, [read(target.package) for target in targets], wait=options.wait)
-    return [Plan(each, _steps(each)) for each in looks]
+    in_run = {each.target.package.name: each for each in looks}
+    return [Plan(each, _steps(workspace, each, in_run)) for each in looks]
 
 
-def _steps(seen: Look) -> tuple[Step, ...]:
+def _steps(workspace: Workspace, seen: Look, in_run: Mapping[str, Look]) -> tuple[Step, ...]:
     if not seen.pending:
         return ()
     from atriz_database import migrations
 
     return tuple(
-        Step(each.revision.id, each.revision.title, each.operations, each.sql, each.error)
+        Step(
+            each.revision.id,
+            each.revision.title,
+            each.operations,
+            each.sql,
+            each.error,
+            tuple(
+                Requirement(name, id_, _state_of(workspace, name, id_, in_run))
+                for name, id_ in requirements.of(each.revision).items()
+            ),
+        )
         for each in migrations.render(seen.target.package, seen.pending)
     )
+
+
+def _state_of(workspace: Workspace, name: str, id_: str, in_run: Mapping[str, Look]) -> str:
+    """Return how a requirement stands. A package that the run leaves out is looked at now."""
+    seen = in_run.get(name)
+    if seen is None:
+        if name not in {package.name for package in workspace.packages}:
+            return "unmet"
+        (seen,) = status(workspace, name)
+    if id_ in seen.files.ancestors(set(seen.current) & seen.files.by_id.keys()):
+        return "met"
+    return "in this run" if name in in_run and id_ in seen.pending else "unmet"
