@@ -242,8 +242,8 @@ def _launch(server: Server, programs: Path) -> None:
     if not server.socket_folder.exists():
         _make_folder(server.socket_folder, server)
     _check_socket_folder(server)
-    # Nothing runs here, as was found out before: files that say otherwise are left from a crash.
-    stale = (server.data / "postmaster.pid", *server.socket_folder.glob(".s.PGSQL.*"))
+    # Files that say that a server runs are left from a crash, if none does.
+    stale = (server.data / "postmaster.pid", *server.socket_folder.glob(".s.PGSQL.*")) if server.pid() is None else ()
     for path in stale:
         path.unlink(missing_ok=True)
     log_start = server.log.stat().st_size if server.log.exists() else 0
@@ -263,6 +263,10 @@ def _launch(server: Server, programs: Path) -> None:
     ]
     deadline = time.monotonic() + _CRASH_SECONDS
     while (done := _run(server, command)).returncode != 0:
+        # A run that was killed may have started one that is there only now.
+        _await(server)
+        if server.answers():
+            return
         with contextlib.suppress(OSError):
             done.stdout += server.log.read_bytes()[log_start:].decode(errors="replace")
         if "shared memory block" in done.stdout and time.monotonic() < deadline:
