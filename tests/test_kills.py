@@ -21,7 +21,10 @@ from kills import DATABASES, PATIENCE, Repository, eventually
 
 from atriz_database import catalog, server
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds whom to kill in /proc")
+pytestmark = [
+    pytest.mark.soak,
+    pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds whom to kill in /proc"),
+]
 
 # The seed of a round is the number in its test's name; -k with it, and the same ATRIZ_SEED, plays it again.
 SEED = int(os.environ.get("ATRIZ_SEED", "1"))
@@ -64,7 +67,6 @@ def succeed(repository: Repository, command: str, folder: Path) -> None:
     assert process.wait(PATIENCE) == 0, (folder / "output").read_text()
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize("seed", range(SEED * 1000, SEED * 1000 + KILLS))
 def test_killed_at_any_moment_the_next_run_finishes(
     repository: Repository, seconds: dict[str, float], seed: int, tmp_path: Path

@@ -336,3 +336,23 @@ def test_what_revisions_and_seeds_print_does_not_spoil_the_document(fleet: Tree)
 def test_a_mistyped_verb_is_answered_with_the_nearest(fleet: Tree) -> None:
     """As a package is."""
     assert "Did you mean migrate?" in fleet.atriz("migrat").stderr
+
+
+def test_server_that_ends_every_connection_is_told_of_in_one_message(fleet: Tree) -> None:
+    """The lock's too, after a revision's last statement, as a crash does: rolled back, and no traceback."""
+    fleet.revise(
+        "left",
+        3,
+        body="import psycopg\n"
+        "    info = op.get_bind().connection.driver_connection.info\n"
+        "    given = dict(host=info.host, port=info.port, user=info.user, password=info.password, dbname=info.dbname)\n"
+        "    op.execute('CREATE TABLE left_3 (id int)')\n"
+        "    with psycopg.connect(**given, autocommit=True) as other:\n"
+        "        other.execute('SELECT pg_terminate_backend(pid) FROM pg_stat_activity '\n"
+        "                      'WHERE datname = current_database() AND pid <> pg_backend_pid()')",
+    )
+    done = fleet.atriz("migrate", "left")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert len([line for line in done.stderr.splitlines() if "failed: " in line]) == 1
+    assert fleet.rows("left", "SELECT version_num FROM alembic_version") == [("left0002",)]
