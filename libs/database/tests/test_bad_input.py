@@ -10,7 +10,9 @@ import pytest
 from tree import Tree
 
 from atriz_database import databases
-from atriz_database.errors import ServerError
+from atriz_database.errors import LockTimeoutError, ServerError
+from atriz_database.migrations import session
+from atriz_database.migrations.journal import Journal
 
 
 def free_port() -> int:
@@ -338,21 +340,14 @@ def test_a_mistyped_verb_is_answered_with_the_nearest(fleet: Tree) -> None:
     assert "Did you mean migrate?" in fleet.atriz("migrat").stderr
 
 
-def test_server_that_ends_every_connection_is_told_of_in_one_message(fleet: Tree) -> None:
-    """The lock's too, after a revision's last statement, as a crash does: rolled back, and no traceback."""
-    fleet.revise(
-        "left",
-        3,
-        body="import psycopg\n"
-        "    info = op.get_bind().connection.driver_connection.info\n"
-        "    given = dict(host=info.host, port=info.port, user=info.user, password=info.password, dbname=info.dbname)\n"
-        "    op.execute('CREATE TABLE left_3 (id int)')\n"
-        "    with psycopg.connect(**given, autocommit=True) as other:\n"
-        "        other.execute('SELECT pg_terminate_backend(pid) FROM pg_stat_activity '\n"
-        "                      'WHERE datname = current_database() AND pid <> pg_backend_pid()')",
-    )
-    done = fleet.atriz("migrate", "left")
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert len([line for line in done.stderr.splitlines() if "failed: " in line]) == 1
-    assert fleet.rows("left", "SELECT version_num FROM alembic_version") == [("left0002",)]
+def test_server_that_goes_away_unnoticed_leaves_no_traceback(fleet: Tree, caplog: pytest.LogCaptureFixture) -> None:
+    """As when the lock's connection is found ended first: the revision's own is closed without a word."""
+    target = fleet.target("core")
+    databases.create(target)
+    with pytest.raises(LockTimeoutError), session.opened(target, Journal(), session.Limits()) as connection:
+        pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
+        with fleet.connect("core") as other:
+            other.execute("SELECT pg_terminate_backend(%s)", [pid])
+        fleet.wait_until("core", f"SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = {pid})")
+        raise LockTimeoutError("the lock is gone")
+    assert caplog.records == []
