@@ -159,7 +159,7 @@ for _name, _manifest in MEMBERS.items():
 @nox.session
 def soak(session: nox.Session) -> None:
     """Run the tests that take minutes."""
-    _run(session, "python", "-m", "pytest", "-m", "soak", *session.posargs)
+    _run(session, "python", "-m", "pytest", "-n", "auto", "-m", "soak", *session.posargs)
 
 
 @nox.session

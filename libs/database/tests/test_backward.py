@@ -138,6 +138,24 @@ def test_drop_removes_the_databases_core_last_and_twice_is_no_error(set_up: Tree
     assert again.stdout.count("not there") == 3
 
 
+@pytest.mark.parametrize("verb", ["setup", "reset --yes", "drop --yes"])
+def test_what_is_left_of_a_drop_that_was_cut_off_is_no_database(set_up: Tree, verb: str) -> None:
+    """PostgreSQL marks it and lets nobody in: it counts as missing, and is made anew or goes."""
+    with psycopg.connect(**dict(set_up.server.parameters), autocommit=True) as connection:
+        query = "UPDATE pg_database SET datconnlimit = -2 WHERE datname = %s"
+        connection.execute(query, [set_up.database("left")])
+    assert set_up.status()["left"]["state"] == "missing"
+    done = set_up.atriz(*verb.split())
+    assert done.returncode == 0, done.stderr
+    assert set_up.exists("left") == (verb != "drop --yes")
+    if verb == "drop --yes":
+        with psycopg.connect(**dict(set_up.server.parameters)) as connection:
+            query = "SELECT FROM pg_database WHERE datname = %s"
+            assert connection.execute(query, [set_up.database("left")]).fetchone() is None
+    else:
+        assert set_up.rows("left", "SELECT count(*) > 0 FROM left_1") == [(True,)]
+
+
 def test_drop_names_who_is_connected_and_ends_them_only_when_told(set_up: Tree) -> None:
     """Pid and application of each; --force-connections ends them."""
     parameters = {**set_up.target("left").url.parameters, "application_name": "a worried app"}

@@ -11,6 +11,8 @@ from tree import Tree
 
 from atriz_database import databases
 from atriz_database.errors import ServerError
+from atriz_database.migrations import session
+from atriz_database.migrations.journal import Journal
 
 
 def free_port() -> int:
@@ -336,3 +338,15 @@ def test_what_revisions_and_seeds_print_does_not_spoil_the_document(fleet: Tree)
 def test_a_mistyped_verb_is_answered_with_the_nearest(fleet: Tree) -> None:
     """As a package is."""
     assert "Did you mean migrate?" in fleet.atriz("migrat").stderr
+
+
+def test_server_that_goes_away_unnoticed_leaves_no_traceback(fleet: Tree, caplog: pytest.LogCaptureFixture) -> None:
+    """As when the lock's connection is found ended first: the revision's own is closed without a word."""
+    target = fleet.target("core")
+    databases.create(target)
+    with session.opened(target, Journal(), session.Limits()) as connection:
+        pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
+        with fleet.connect("core") as other:
+            other.execute("SELECT pg_terminate_backend(%s)", [pid])
+        fleet.wait_until("core", f"SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = {pid})")
+    assert caplog.records == []

@@ -95,6 +95,24 @@ def test_it_comes_back_after_being_killed(own: Server) -> None:
         assert connection.execute("SELECT number FROM kept").fetchone() == (1,)
 
 
+def test_one_that_somebody_else_is_starting_is_waited_for(own: Server) -> None:
+    """As a run that was killed leaves it, in the middle of the recovery from a crash: it is used once it is ready."""
+    server.start(own)
+    for _ in range(2):
+        with psycopg.connect(**dict(own.url.parameters), autocommit=True) as connection:
+            connection.execute("CREATE TABLE IF NOT EXISTS much AS SELECT generate_series(1, 50000)")
+        pid = own.pid()
+        assert pid is not None
+        os.kill(pid, signal.SIGQUIT)
+        while own.pid() is not None:
+            pass
+        command = [server._programs(own) / "pg_ctl", "start", "-W", "-D", own.data, "-l", own.log]
+        assert server._run(own, [*command, "-o", f"-k {own.socket_folder}"]).returncode == 0
+        assert server.start(own) in (True, False)
+        with psycopg.connect(**dict(own.url.parameters)) as connection:
+            assert connection.execute("SELECT count(*) FROM much").fetchone() == (50000,)
+
+
 def test_a_stale_pid_file_does_not_cost_another_process_its_life(own: Server) -> None:
     """After a reboot the number may be somebody else's: it is not stopped, and the server starts."""
     server.start(own)

@@ -41,6 +41,8 @@ _KEEPALIVES = {
     "tcp_user_timeout": "60000",  # in milliseconds
 }
 _POLL_SECONDS = 0.2
+# What is left of a database whose DROP was cut off: PostgreSQL lets nobody in, and only takes another DROP.
+_INVALID = "SELECT FROM pg_database WHERE datname = %s AND datconnlimit = -2"
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -146,6 +148,8 @@ def create(target: Target, *, wait: float = 0.0) -> bool:
     name = sql.Identifier(target.database)
     with maintenance(target, purpose="create") as connection:
         try:
+            if connection.execute(_INVALID, [target.database]).fetchone() is not None:
+                connection.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(name))
             try:
                 connection.execute(sql.SQL("CREATE DATABASE {} ENCODING 'UTF8'").format(name))
             except errors.InvalidParameterValue:
@@ -264,7 +268,7 @@ def _explained(
 
 
 def _is_there(target: Target) -> bool | None:
-    """Return whether the server has the database, `None` where it lets nobody ask."""
+    """Return whether the server has the database, `None` where it lets nobody ask; half a one is none."""
     assert target.url is not None
     for name in _MAINTENANCE:
         if name == target.database:
@@ -272,7 +276,7 @@ def _is_there(target: Target) -> bool | None:
         try:
             given = parameters(replace(target, url=target.url.with_database(name)), "look")
             with psycopg.connect(**given, autocommit=True) as connection:
-                query = "SELECT 1 FROM pg_database WHERE datname = %s"
+                query = "SELECT 1 FROM pg_database WHERE datname = %s AND datconnlimit <> -2"
                 return connection.execute(query, [target.database]).fetchone() is not None
         except psycopg.OperationalError:
             continue

@@ -2,6 +2,11 @@
 
 As git's index does for a work tree: an entry holds while the file's size, times and inode are what they were. The time
 of its last change (ctime) is the file system's own and nobody's to set, so that a copy with old times is seen.
+
+On a network file system the times are another machine's clock. One that is ahead only has files kept later, or not; one
+that is behind by more than two seconds takes the margin away, and there two changes of equal size within one tick of
+that clock, with a run between them, are the only case that goes unseen. Two clones have each their own folder, and so
+share nothing; an index that is copied along with the files knows none of them, whose inodes and ctimes are new.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+# Another one whenever something else is read of a file, so that no one takes it for what they would have read.
 _FORMAT = 1
 # A file that changed just now may change again within the same tick of the file system's clock (two seconds is the
 # coarsest there is) and keep its size: what is that young is not kept.
@@ -31,7 +37,8 @@ def stamp(status: os.stat_result) -> Stamp:
 
 def load(folder: Path) -> dict[str, tuple[Stamp, Header]]:
     """Return what is known of the files in `folder`, by name; nothing where nothing can be read."""
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+    # What is no index, or a damaged one, counts for nothing, and is written anew.
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         data = json.loads(_file(folder).read_bytes())
         if data["format"] == _FORMAT:
             return {

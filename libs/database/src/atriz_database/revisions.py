@@ -145,8 +145,14 @@ def read(folder: Path) -> Revisions:
     before, known = index.load(folder), {}
     for entry in _entries(folder):
         seen, name = before.get(entry.name), entry.name
-        # A link's own times say nothing of the file behind it: `stat` is of that file.
-        stamp = index.stamp(entry.stat()) if entry.is_file() else (0, 0, 0, 0)
+        if entry.is_symlink():
+            # Alembic takes what a link leads to by the name that it has there.
+            there = Path(os.path.realpath(entry.path)).name
+            if there != name and (_FILE.match(there) or _FILE.match(name)):
+                raise Undecided(folder / name)
+        if not _FILE.match(name):
+            continue
+        stamp = _stamp(entry)
         if seen is not None and seen[0] == stamp:
             known[name] = seen
         else:
@@ -159,13 +165,15 @@ def read(folder: Path) -> Revisions:
 def files(folder: Path) -> Iterator[Path]:
     """Yield the files in `folder` that Alembic takes for revisions, in alphabetical order."""
     for entry in _entries(folder):
-        yield folder / entry.name
+        if _FILE.match(entry.name):
+            yield folder / entry.name
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            return sorted((entry for entry in entries if _FILE.match(entry.name)), key=lambda entry: entry.name)
+            found = [entry for entry in entries if _FILE.match(entry.name) or entry.is_symlink()]
+            return sorted(found, key=lambda entry: entry.name)
     except OSError:
         raise RevisionError(f"{folder} is missing. A package with a database keeps its revisions there.") from None
 
@@ -202,11 +210,23 @@ def arrange(folder: Path, revisions: Iterable[Revision]) -> Revisions:
     return replace(history, heads=history.tips(by_id))
 
 
+def _stamp(entry: os.DirEntry[str]) -> index.Stamp:
+    try:
+        # Of the file behind a link: the link's own times say nothing of it.
+        return index.stamp(entry.stat())
+    except OSError as error:
+        raise _unreadable(Path(entry.path), error) from None
+
+
 def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise RevisionError(f"{path} cannot be read: {error.strerror}.") from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> RevisionError:
+    return RevisionError(f"{path} cannot be read: {error.strerror}.")
 
 
 def _header(path: Path, text: bytes) -> index.Header:

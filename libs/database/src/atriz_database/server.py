@@ -42,6 +42,7 @@ _HAS_PROC = Path("/proc/self/cmdline").exists()
 _SYSTEM_USERS = ("postgres", "nobody")
 _START_SECONDS = 120
 _CRASH_SECONDS = 10.0
+_POLL_SECONDS = 0.05
 _NAME_A_SERVER = (
     "Name a PostgreSQL server instead: set PGHOST, PGPORT, PGUSER and PGPASSWORD in the environment or in the root "
     ".env, or a package's URL (`atriz env` shows the variables)."
@@ -89,6 +90,14 @@ class Server:
             return pid if os.fsencode(self.data) in _command_line(pid) else None
         return None
 
+    def is_starting(self) -> bool:
+        """Whether a server is on its way that lets nobody in yet; after a crash that takes a while."""
+        try:
+            state = (self.data / "postmaster.pid").read_text().splitlines()[7].strip()
+        except (OSError, IndexError):
+            state = ""  # It writes the lines one after the other.
+        return state not in ("ready", "stopping", "standby") and self.pid() is not None
+
     def answers(self) -> bool:
         """Whether something listens on the socket."""
         with socket.socket(socket.AF_UNIX) as client:
@@ -135,6 +144,7 @@ def start(server: Server, notify: Callable[[str], None] = lambda text: None) -> 
 
     Raise `ServerError` if there are no programs for this platform, or the server cannot be made or started.
     """
+    _await(server)
     if server.answers():
         _check_socket_folder(server)
         if not server.data.exists():
@@ -144,6 +154,8 @@ def start(server: Server, notify: Callable[[str], None] = lambda text: None) -> 
             )
         return False
     with _locked(server):
+        # Whoever held the lock may have been killed, and what it started goes on.
+        _await(server)
         if server.answers():
             return False
         if server.pid() is not None:
@@ -158,6 +170,13 @@ def start(server: Server, notify: Callable[[str], None] = lambda text: None) -> 
         notify("starting the embedded server")
         _launch(server, programs)
     return True
+
+
+def _await(server: Server) -> None:
+    """Wait for a server that somebody has started."""
+    deadline = time.monotonic() + _START_SECONDS
+    while server.is_starting() and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
 
 
 def stop(server: Server) -> bool:
@@ -223,8 +242,8 @@ def _launch(server: Server, programs: Path) -> None:
     if not server.socket_folder.exists():
         _make_folder(server.socket_folder, server)
     _check_socket_folder(server)
-    # Nothing runs here, as was found out before: files that say otherwise are left from a crash.
-    stale = (server.data / "postmaster.pid", *server.socket_folder.glob(".s.PGSQL.*"))
+    # Files that say that a server runs are left from a crash, if none does.
+    stale = (server.data / "postmaster.pid", *server.socket_folder.glob(".s.PGSQL.*")) if server.pid() is None else ()
     for path in stale:
         path.unlink(missing_ok=True)
     log_start = server.log.stat().st_size if server.log.exists() else 0
@@ -244,6 +263,10 @@ def _launch(server: Server, programs: Path) -> None:
     ]
     deadline = time.monotonic() + _CRASH_SECONDS
     while (done := _run(server, command)).returncode != 0:
+        # A run that was killed may have started one that is there only now.
+        _await(server)
+        if server.answers():
+            return
         with contextlib.suppress(OSError):
             done.stdout += server.log.read_bytes()[log_start:].decode(errors="replace")
         if "shared memory block" in done.stdout and time.monotonic() < deadline:

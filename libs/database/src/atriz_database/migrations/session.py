@@ -74,7 +74,12 @@ def opened(target: Target, journal: Journal, limits: Limits) -> Iterator[sqlalch
 
         def rollback(self) -> None:
             journal.rolled_back()
-            super().rollback()
+            try:
+                super().rollback()
+            except psycopg.OperationalError:
+                # With the connection gone all is rolled back; SQLAlchemy would log this with a traceback.
+                if not self.closed:
+                    raise
 
     def connect() -> Connection:
         # A statement that is prepared fails once a revision has changed its table.
