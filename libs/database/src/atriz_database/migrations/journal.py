@@ -16,7 +16,7 @@ from alembic.ddl.postgresql import PostgresqlImpl
 from alembic.runtime.migration import MigrationContext, RevisionStep
 from psycopg import errors, pq
 from psycopg.pq.abc import Escaping
-from sqlalchemy.sql.dml import UpdateBase
+from sqlalchemy.schema import DDLElement
 
 from atriz_database import databases, interrupt, label, lock
 from atriz_database.errors import MigrationError
@@ -52,19 +52,43 @@ class Applied:
     seconds: float
 
 
-class Implementation(PostgresqlImpl):
-    """Alembic's way with PostgreSQL, but for the version table's rows where a journal writes them.
+class _VersionTable:
+    """Stands before Alembic's version table, and makes of every change to its rows nothing: the journal writes them.
 
     Alembic has SQLAlchemy compile its UPDATE anew for each revision, which is a quarter of what a run over hundreds of
-    them takes. Its words stay what counts: the journal writes the heads that Alembic tells it.
+    them takes. Its word stays what counts: the journal writes the heads that Alembic tells it.
+    """
+
+    def __init__(self, table: sqlalchemy.Table) -> None:
+        self._table = table
+        self.c = table.c
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._table, name)
+
+    def insert(self, *_: object, **__: object) -> _VersionTable:
+        """Return what is not written; `update`, `delete`, and what is said of them, are the same."""
+        return self
+
+    update = delete = values = where = insert
+
+
+class Implementation(PostgresqlImpl):
+    """Alembic's way with PostgreSQL, where a journal keeps the run: few round trips, and each straight to the driver.
+
+    SQLAlchemy's way to execute a statement, with its events, parameters and results, takes longer than the server.
     """
 
     __dialect__ = "postgresql"
 
     def _exec(self, construct: Any, *args: Any, **kwargs: Any) -> Any:
-        journal: Journal | None = self.context_opts.get("atriz_journal")
-        if journal is not None and isinstance(construct, UpdateBase) and journal.writes(construct.table):
+        if isinstance(construct, _VersionTable):
             return None
+        if isinstance(construct, DDLElement) and "atriz_journal" in self.context_opts and not self.as_sql:
+            assert self.connection is not None
+            driver: Any = self.connection.connection.driver_connection
+            if not driver.autocommit:
+                return driver.run_ddl(str(construct.compile(dialect=self.dialect)))
         return super()._exec(construct, *args, **kwargs)
 
 
@@ -79,7 +103,6 @@ class Journal:
         self._applied = applied
         self._locked = locked
         self._since = time.perf_counter()
-        self._versions: object = None
         self._heads: set[str] = set()
         self._uncommitted: list[Applied] = []
         self._rows = b""
@@ -108,10 +131,11 @@ class Journal:
         planned = migration._migrations_fn
         if planned is None:
             return
-        self._versions = None if migration.as_sql else migration._version
 
         def followed(heads: Any, given: MigrationContext) -> Iterator[Any]:
             self._heads = set(heads)
+            if not given.as_sql and not isinstance(given._version, _VersionTable):
+                given._version = _VersionTable(given._version)  # type: ignore[assignment]
             for step in planned(heads, given):
                 check(step)
                 script = getattr(step, "revision", None)
@@ -136,10 +160,6 @@ class Journal:
                 yield
 
         migration.autocommit_block = autocommit_block  # type: ignore[method-assign]
-
-    def writes(self, table: object) -> bool:
-        """Whether the rows of a table are the journal's: Alembic's own version table, and no copy of it."""
-        return table is self._versions
 
     def record(self, ctx: Any, step: Any, heads: Any, run_args: Any) -> None:
         """Note the rows, which go with the commit, or write them offline. Alembic calls this after each revision.

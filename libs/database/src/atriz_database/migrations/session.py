@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 import sqlalchemy
-from psycopg import errors, pq, sql
+from psycopg import errors, generators, pq, sql
 
 from atriz_database import databases, interrupt
 from atriz_database.migrations.journal import Journal
@@ -32,62 +32,96 @@ class Limits:
     """Seconds that a statement may take; 0 is without end, `None` what the server says."""
 
 
+class _Cursor(psycopg.Cursor[Any]):
+    """Runs a revision's statements, unless they begin or end its transaction."""
+
+    def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+        connection = self.connection
+        assert isinstance(connection, Session)
+        text = _text(query, self)
+        if _SETTING.search(text):
+            connection.journal.session_changed = True
+        if connection.autocommit:
+            return super().execute(query, *args, **kwargs)
+        if found := transaction_statement(text):
+            raise errors.InvalidTransactionTermination(
+                f"a revision is one transaction, which the run begins and ends, and this one says {found}. "
+                "Take such statements out; what cannot run in a transaction goes through outside_transaction."
+            )
+        done = super().execute(query, *args, **kwargs)
+        _refuse_commit(self)
+        return done
+
+
+class Session(psycopg.Connection[Any]):
+    """A connection that tells the journal of its commits, and spends few round trips on each revision."""
+
+    journal: Journal
+
+    def commit(self) -> None:
+        """Commit the revision with its rows. SQLAlchemy's own event comes before it is known to have happened."""
+        if self.autocommit:
+            return  # The end of an autocommit block: its revision goes on, and so does its time.
+        if self.journal.is_in_revision:
+            raise errors.InvalidTransactionTermination(
+                "a revision is one transaction, which the run begins and ends, and this one calls commit(). Take "
+                "the call out; what cannot run in a transaction goes through outside_transaction."
+            )
+        self.journal.before_commit()
+        # Signals wait: what is committed is also told.
+        with interrupt.blocked():
+            if rows := self.journal.take_rows():
+                try:
+                    self._run(rows + b"; COMMIT")
+                except psycopg.Error as error:
+                    raise self.journal.failed(error) from None
+            else:
+                super().commit()
+            self.journal.committed()
+
+    def rollback(self) -> None:
+        """Roll back, and have the journal forget."""
+        self.journal.rolled_back()
+        try:
+            super().rollback()
+        except psycopg.OperationalError:
+            # With the connection gone all is rolled back; SQLAlchemy would log this with a traceback.
+            if not self.closed:
+                raise
+
+    def run_ddl(self, statement: str) -> None:
+        """Run a statement that SQLAlchemy has made, which has no parameters and no result.
+
+        Raise `sqlalchemy.exc.DBAPIError`, as SQLAlchemy's own way to the server would.
+        """
+        try:
+            # SQLAlchemy doubles the percent signs for a driver that looks for parameters.
+            self._run(statement.replace("%%", "%").encode())
+        except psycopg.Error as error:
+            raise sqlalchemy.exc.DBAPIError.instance(statement, None, error, psycopg.Error) from error
+
+    def _run(self, statements: bytes) -> None:
+        """Run statements in the revision's transaction, begun with them if it is not yet: one round trip."""
+        idle = self.pgconn.transaction_status == pq.TransactionStatus.IDLE
+        # On a line of its own, so that it is not in the way of the line that an error is on.
+        self.pgconn.send_query(b"BEGIN;" + statements if idle else statements)
+        *_, last = self.wait(generators.execute(self.pgconn))
+        if last.status == pq.ExecStatus.FATAL_ERROR:
+            raise errors.error_from_result(last)
+
+
 @contextlib.contextmanager
 def opened(target: Target, journal: Journal, limits: Limits) -> Iterator[sqlalchemy.Connection]:
     """Connect to a database for its revisions, and yield the connection, which tells the journal of its commits."""
 
-    class Cursor(psycopg.Cursor[Any]):
-        def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
-            """Run a statement, unless it begins or ends the revision's transaction."""
-            text = _text(query, self)
-            if _SETTING.search(text):
-                journal.session_changed = True
-            if self.connection.autocommit:
-                return super().execute(query, *args, **kwargs)
-            if found := transaction_statement(text):
-                raise errors.InvalidTransactionTermination(
-                    f"a revision is one transaction, which the run begins and ends, and this one says {found}. "
-                    "Take such statements out; what cannot run in a transaction goes through outside_transaction."
-                )
-            done = super().execute(query, *args, **kwargs)
-            _refuse_commit(self)
-            return done
-
-    class Connection(psycopg.Connection[Any]):
-        # SQLAlchemy's commit event comes before the commit; only here is it known to have happened.
-        def commit(self) -> None:
-            if self.autocommit:
-                return  # The end of an autocommit block: its revision goes on, and so does its time.
-            if journal.is_in_revision:
-                raise errors.InvalidTransactionTermination(
-                    "a revision is one transaction, which the run begins and ends, and this one calls commit(). Take "
-                    "the call out; what cannot run in a transaction goes through outside_transaction."
-                )
-            journal.before_commit()
-            # Signals wait: what is committed is also told.
-            with interrupt.blocked():
-                if rows := journal.take_rows():
-                    _commit_with(self, rows, journal)
-                else:
-                    super().commit()
-                journal.committed()
-
-        def rollback(self) -> None:
-            journal.rolled_back()
-            try:
-                super().rollback()
-            except psycopg.OperationalError:
-                # With the connection gone all is rolled back; SQLAlchemy would log this with a traceback.
-                if not self.closed:
-                    raise
-
-    def connect() -> Connection:
+    def connect() -> Session:
         # A statement that is prepared fails once a revision has changed its table.
         given = {**databases.parameters(target, "migrate"), "prepare_threshold": None}
-        made = Connection.connect(**given, autocommit=True)
+        made = Session.connect(**given, autocommit=True)
+        made.journal = journal
         journal.reset = _limit(made, limits)
         made.autocommit = False
-        made.cursor_factory = Cursor
+        made.cursor_factory = _Cursor
         return made
 
     engine = sqlalchemy.create_engine(
@@ -124,14 +158,6 @@ def _limit(connection: psycopg.Connection[Any], limits: Limits) -> str:
             connection.execute(checked.encode())
             set_all = f"{set_all}; {checked}"
     return f"SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; {set_all}"
-
-
-def _commit_with(connection: psycopg.Connection[Any], rows: bytes, journal: Journal) -> None:
-    """Write a revision's rows and commit, in one round trip."""
-    begun = connection.info.transaction_status != pq.TransactionStatus.IDLE
-    done = connection.pgconn.exec_((b"" if begun else b"BEGIN; ") + rows + b"; COMMIT")
-    if done.status != pq.ExecStatus.COMMAND_OK:
-        raise journal.failed(errors.error_from_result(done))
 
 
 def _text(query: object, cursor: psycopg.Cursor[Any]) -> str:
