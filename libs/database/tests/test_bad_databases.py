@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -435,3 +436,59 @@ def test_the_history_is_ordered_by_its_rows_and_not_by_time(fleet: Tree) -> None
     assert fleet.status()["left"]["edited"] == []
     path.write_text(path.read_text() + "# Edited.\n")
     assert fleet.status()["left"]["edited"] == ["left0002"]
+
+
+_FAILS_AT_COMMIT = """
+    CREATE TABLE parent (id int PRIMARY KEY);
+    CREATE TABLE child (id int REFERENCES parent DEFERRABLE INITIALLY DEFERRED);
+    INSERT INTO child VALUES (1)
+"""
+
+
+@pytest.mark.parametrize(
+    "next_one",
+    [
+        "op.execute('CREATE TABLE next (id int)')",
+        "try:\n        op.execute('SELECT 1')\n    except Exception:\n        pass",
+    ],
+    ids=["goes on", "passes over every error"],
+)
+def test_a_commit_that_fails_is_the_failure_of_its_revision_and_not_of_the_next(fleet: Tree, next_one: str) -> None:
+    """The next one may have begun before the server has answered: it is not recorded, and the right one is named."""
+    assert fleet.atriz("migrate").returncode == 0
+    path = fleet.revise("left", 3, _FAILS_AT_COMMIT)
+    fleet.revise("left", 4, body=next_one)
+    done = fleet.atriz("migrate", "left", "--json")
+    assert done.returncode == 1
+    row = json.loads(done.stdout)[1]
+    assert (row["failed"], row["applied"], row["pending"]) == ("left0003", [], ["left0003", "left0004"])
+    assert f"{path}: insert or update on table" in row["error"]
+    assert fleet.status()["left"]["current"] == ["left0002"]
+    assert fleet.rows("left", "SELECT to_regclass('parent'), to_regclass('next')") == [(None, None)]
+
+
+def test_a_commit_that_may_go_well_the_next_time_is_tried_again(fleet: Tree) -> None:
+    """A serialization failure that only the commit meets: that revision runs again, then the next, each once."""
+    assert fleet.atriz("migrate").returncode == 0
+    with fleet.connect("left") as connection:
+        connection.execute("CREATE SEQUENCE tries")
+    fleet.revise(
+        "left",
+        3,
+        """
+        CREATE TABLE checked (id int);
+        CREATE FUNCTION once() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF nextval('tries') = 1 THEN RAISE EXCEPTION 'not now' USING ERRCODE = '40001'; END IF;
+            RETURN NULL;
+        END $$;
+        CREATE CONSTRAINT TRIGGER once AFTER INSERT ON checked DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION once();
+        INSERT INTO checked VALUES (1)
+        """,
+    )
+    fleet.revise("left", 4)
+    done = fleet.atriz("migrate", "left")
+    assert done.returncode == 0, done.stderr
+    assert "0003_left0003 met a serialization failure; rolled back, again in" in done.stdout
+    history = "SELECT revision FROM atriz.history WHERE revision > 'left0002' ORDER BY id"
+    assert fleet.rows("left", history) == [("left0003",), ("left0004",)]

@@ -26,7 +26,7 @@ from atriz_database.errors import MigrationError
 from atriz_database.migrations.explain import explained
 from atriz_database.migrations.journal import Applied, Journal
 from atriz_database.migrations.retry import Blockers, retried
-from atriz_database.migrations.session import Limits, opened
+from atriz_database.migrations.session import Limits, Session, opened
 from atriz_database.revisions import Revision
 from atriz_database.settings import Target
 
@@ -154,20 +154,25 @@ def _online(run: Run, folder: Path, metadata: str) -> None:
 
 
 def _migrate(run: Run, folder: Path, journal: Journal, connection: sqlalchemy.Connection) -> None:
+    session = connection.connection.driver_connection
+    assert isinstance(session, Session)
+
     def work() -> None:
         with context.begin_transaction():
             context.run_migrations()
+        session.settle()
 
     limit = run.limits.lock_timeout
     blockers = Blockers(run.target, every=min(1.0, limit / 4) or 1.0)
-    info = connection.connection.driver_connection.info  # type: ignore[union-attr]
     try:
-        with blockers.watching(info.backend_pid):
+        with blockers.watching(session.info.backend_pid):
             retried(work, journal, blockers, retries=run.retries, notify=run.notify, limit=limit)
     except CommandError:
         raise
     except (Exception, SystemExit) as error:
-        told = explained(error, folder / "versions", journal.current.path if journal.current else None)
+        # What came of a revision that was not committed says less than why it was not.
+        cause = journal.broken or error
+        told = explained(cause, folder / "versions", journal.current.path if journal.current else None)
         told.revision = journal.current.id if journal.current else ""
         raise told from None
 

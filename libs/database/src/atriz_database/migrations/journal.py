@@ -20,6 +20,7 @@ from sqlalchemy.schema import DDLElement
 
 from atriz_database import databases, interrupt, label, lock
 from atriz_database.errors import MigrationError
+from atriz_database.migrations.explain import sql_message
 from atriz_database.revisions import Revision, digest
 
 _history = sqlalchemy.table(
@@ -115,6 +116,11 @@ class Journal:
         """Whether a revision may have changed a setting of the session, a role or the search path for example."""
         self.reset = ""
         """The statements that take the session back to what each revision begins with."""
+        self.overlaps = False
+        """Whether a revision may be prepared while the server still commits the one before."""
+        self.broken: MigrationError | None = None
+        """Why a revision could not be committed, whoever has heard of it."""
+        self._committing: tuple[Revision | None, bool, list[Applied]] | None = None
         self._leaves_transaction = False
         self._undid_itself = False
 
@@ -133,10 +139,13 @@ class Journal:
             return
 
         def followed(heads: Any, given: MigrationContext) -> Iterator[Any]:
-            self._heads = set(heads)
-            if not given.as_sql and not isinstance(given._version, _VersionTable):
+            self._heads, self.broken = set(heads), None
+            if not given.as_sql:
                 given._version = _VersionTable(given._version)  # type: ignore[assignment]
-            for step in planned(heads, given):
+            steps = planned(heads, given)
+            # Where the next step is made only now, whoever makes it may look at what the one before has done.
+            self.overlaps = isinstance(steps, list)
+            for step in steps:
                 check(step)
                 script = getattr(step, "revision", None)
                 self.current = Revision(script.revision, (), Path(script.path)) if script is not None else None
@@ -166,6 +175,8 @@ class Journal:
 
         Raise `MigrationError` if the revision has rolled back what it did.
         """
+        if self.broken is not None:
+            raise self.broken
         if self._undid_itself:
             raise MigrationError(
                 f"{self._place}the revision rolled back its own transaction, by rollback() or close(), and with it "
@@ -223,8 +234,29 @@ class Journal:
         rows, self._rows = self._rows, b""
         return rows
 
-    def failed(self, error: psycopg.Error) -> Exception:
-        """Return what it means that the rows could not be written, or their transaction not be committed."""
+    def sent(self) -> None:
+        """Keep what is being committed apart from the revision that comes next."""
+        self._committing, self._uncommitted = (self.current, self.is_whole, self._uncommitted), []
+
+    def settled(self) -> None:
+        """Tell of what was being committed, and now is."""
+        assert self._committing is not None, "a commit was sent"
+        _, _, done = self._committing
+        self._committing = None
+        for applied in done:
+            self._applied(applied)
+
+    def failed(self, error: psycopg.Error) -> MigrationError:
+        """Return what it means that a revision's rows could not be written, or its transaction not be committed."""
+        if self._committing is not None:
+            # The next revision may have begun; it is the one before that failed.
+            self.current, self.is_whole, _ = self._committing
+            self._committing = None
+        self.broken = self._explained(error)
+        self.broken.__cause__ = error
+        return self.broken
+
+    def _explained(self, error: psycopg.Error) -> MigrationError:
         if isinstance(error, errors.NotNullViolation) and error.diag.table_name == "history":
             return MigrationError(
                 f"{self._place}alembic_version was to hold {', '.join(sorted(self._heads)) or 'nothing'} now, and "
@@ -236,7 +268,8 @@ class Journal:
                 f"{self._place}a statement of this revision failed, and the revision passed over the error, after "
                 "which PostgreSQL only rolls back. Put what may fail into `with op.get_bind().begin_nested():`."
             )
-        return error
+        place = str(self.current.path) if self.current is not None else "the commit"
+        return MigrationError(sql_message(place, "", error, error.diag))
 
     @property
     def _place(self) -> str:

@@ -13,6 +13,7 @@ import sqlalchemy
 from psycopg import errors, generators, pq, sql
 
 from atriz_database import databases, interrupt
+from atriz_database.errors import MigrationError
 from atriz_database.migrations.journal import Journal
 from atriz_database.migrations.script import transaction_statement
 from atriz_database.settings import Target
@@ -57,11 +58,13 @@ class Session(psycopg.Connection[Any]):
     """A connection that tells the journal of its commits, and spends few round trips on each revision."""
 
     journal: Journal
+    _commit_is_sent = False
 
     def commit(self) -> None:
         """Commit the revision with its rows. SQLAlchemy's own event comes before it is known to have happened."""
         if self.autocommit:
             return  # The end of an autocommit block: its revision goes on, and so does its time.
+        self.settle()
         if self.journal.is_in_revision:
             raise errors.InvalidTransactionTermination(
                 "a revision is one transaction, which the run begins and ends, and this one calls commit(). Take "
@@ -71,16 +74,46 @@ class Session(psycopg.Connection[Any]):
         # Signals wait: what is committed is also told.
         with interrupt.blocked():
             if rows := self.journal.take_rows():
-                try:
-                    self._run(rows + b"; COMMIT")
-                except psycopg.Error as error:
-                    raise self.journal.failed(error) from None
+                self._send(rows + b"; COMMIT")
+                self.pgconn.flush()
+                self._commit_is_sent = True
+                self.journal.sent()
             else:
                 super().commit()
-            self.journal.committed()
+                self.journal.committed()
+        if not self.journal.overlaps:
+            self.settle()
+
+    def settle(self) -> None:
+        """Hear the server's answer to the last commit, before anything else is asked of it.
+
+        While the server commits, the next revision's files are read and its statements made.
+
+        Raise `MigrationError` if that revision was not committed.
+        """
+        if not self._commit_is_sent:
+            return
+        self._commit_is_sent = False
+        # Signals wait: what is committed is also told.
+        with interrupt.blocked():
+            try:
+                self._receive()
+            except psycopg.Error as error:
+                # By libpq alone: psycopg's own lock may be held by the statement that is to come next.
+                self.pgconn.exec_(b"ROLLBACK")
+                raise self.journal.failed(error) from error
+            self.journal.settled()
+
+    def wait(self, *args: Any, **kwargs: Any) -> Any:
+        """Go on with something that psycopg asks of the server, whatever it is."""
+        self.settle()
+        return super().wait(*args, **kwargs)
 
     def rollback(self) -> None:
         """Roll back, and have the journal forget."""
+        # Where that one was not committed there is nothing else to roll back; the journal knows.
+        with contextlib.suppress(MigrationError):
+            self.settle()
         self.journal.rolled_back()
         try:
             super().rollback()
@@ -96,16 +129,19 @@ class Session(psycopg.Connection[Any]):
         """
         try:
             # SQLAlchemy doubles the percent signs for a driver that looks for parameters.
-            self._run(statement.replace("%%", "%").encode())
+            self._send(statement.replace("%%", "%").encode())
+            self._receive()
         except psycopg.Error as error:
             raise sqlalchemy.exc.DBAPIError.instance(statement, None, error, psycopg.Error) from error
 
-    def _run(self, statements: bytes) -> None:
-        """Run statements in the revision's transaction, begun with them if it is not yet: one round trip."""
+    def _send(self, statements: bytes) -> None:
+        """Send statements for the revision's transaction, which begins with them if it has not yet."""
+        self.settle()
         idle = self.pgconn.transaction_status == pq.TransactionStatus.IDLE
-        # On a line of its own, so that it is not in the way of the line that an error is on.
         self.pgconn.send_query(b"BEGIN;" + statements if idle else statements)
-        *_, last = self.wait(generators.execute(self.pgconn))
+
+    def _receive(self) -> None:
+        *_, last = super().wait(generators.execute(self.pgconn))
         if last.status == pq.ExecStatus.FATAL_ERROR:
             raise errors.error_from_result(last)
 
