@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 from atriz_database import interrupt
@@ -35,7 +36,16 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         print("atriz: interrupted", file=sys.stderr)  # noqa: T201 -- the command's own last word
         status = 1
-    sys.exit(status)
+    _leave(status)
+
+
+def _leave(status: int) -> NoReturn:
+    """End the process at once. To take down what was imported, module by module, takes a fifth of a short run."""
+    for stream in (sys.stdout, sys.stderr):
+        # What could not be written was told of when it was tried.
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":
