@@ -157,8 +157,9 @@ def run(
             if early:
                 # What they share is not copied, and not looked through again, in each of them.
                 gc.freeze()
-                for name in sorted(names.difference(failed or ())):
-                    workers.start(by_name[name], preparation)
+                for target in targets:  # in the graph's order: whoever is first in the run is first ready
+                    if target.package.name not in (failed or ()):
+                        workers.start(target, preparation)
             while order.is_active():
                 # Sorted, so that the order of lines is the same on every run.
                 for name in sorted(order.get_ready()):
@@ -200,6 +201,7 @@ class _Workers:
 
     def __init__(self) -> None:
         self._by_name: dict[str, _Worker] = {}
+        self._ended: list[BaseProcess] = []
         self._selector = selectors.DefaultSelector()
 
     def __enter__(self) -> None:
@@ -207,6 +209,8 @@ class _Workers:
 
     def __exit__(self, *_: object) -> None:
         self._selector.close()
+        for process in self._ended:
+            process.join()
 
     def start(self, target: Target, preparation: Preparation) -> None:
         """Start a worker, which prepares itself and waits. Signals are blocked, until it has handlers of its own."""
@@ -275,6 +279,8 @@ class _Workers:
                 report(said)
                 continue
             worker.outcome = said
+            if said is None:
+                worker.process.join()  # It has died, and how it did is still to be known.
             report(Act(worker.target.package.name, worker.target.database, "", kind="progress"))
             del self._by_name[key.data]
             self._close(worker)
@@ -283,7 +289,8 @@ class _Workers:
     def _close(self, worker: _Worker) -> None:
         self._selector.unregister(worker.pipe)
         worker.pipe.close()
-        worker.process.join()
+        # Nobody waits for the end of a process that has told all it had to.
+        self._ended.append(worker.process)
 
 
 def _outcome(worker: _Worker) -> Outcome:

@@ -72,6 +72,8 @@ class Revisions:
     folder: Path
     by_id: Mapping[str, Revision]
     heads: tuple[str, ...]
+    is_plain: bool = True
+    """Whether this is all that Alembic knows of them: no ``depends_on``, no branch labels."""
 
     def single_head(self) -> str | None:
         """Return the one head, `None` where there are no revisions.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -25,9 +26,10 @@ from atriz_database.migrations.explain import explaining, versions_folder
 from atriz_database.revisions import Revision, Revisions
 
 
-def load(package: workspace.Package, applied: Collection[str] = ()) -> ScriptDirectory:
+def load(package: workspace.Package, files: Revisions | None = None, applied: Collection[str] = ()) -> ScriptDirectory:
     """Return a package's revision files, loaded; what :func:`upgrade` would do first, and needs no database.
 
+    :param files: the history that they form, if it has been read from them already.
     :param applied: ids of revisions that an upgrade has behind it. Of them Alembic is told where they stand, which is
         read from their files, and the files are not run: of hundreds, few are pending.
 
@@ -35,9 +37,7 @@ def load(package: workspace.Package, applied: Collection[str] = ()) -> ScriptDir
     """
     with explaining(package):
         script = ScriptDirectory.from_config(config_of(package))
-        with contextlib.suppress(revisions.Undecided):
-            # Resolved, as Alembic does: errors are placed by the file's real path.
-            files = revisions.read(versions_folder(package).resolve())
+        if files is not None and files.is_plain:
             script.revision_map = RevisionMap(partial(_scripts, script, files, frozenset(applied)))
         # Alembic loads them when it is first asked for them.
         script.get_heads()
@@ -54,7 +54,8 @@ def _scripts(script: ScriptDirectory, files: Revisions, applied: frozenset[str])
             )
             yield Script(module, revision.id, str(revision.path))
         else:
-            loaded = Script._from_path(script, revision.path)
+            # Resolved, as Alembic does: errors are placed by the file's real path.
+            loaded = Script._from_path(script, revision.path.resolve())
             assert loaded is not None, "a name that Alembic takes for a revision's"
             yield loaded
 
@@ -196,7 +197,7 @@ def read_revisions(package: workspace.Package) -> Revisions:
             Revision(each.revision, tuple(each._all_down_revisions), Path(each.path))
             for each in script.walk_revisions()
         ]
-    return revisions.arrange(folder, found)
+    return replace(revisions.arrange(folder, found), is_plain=False)
 
 
 def config_of(package: workspace.Package) -> Config:

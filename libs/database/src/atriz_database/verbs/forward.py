@@ -220,7 +220,7 @@ def _prepare(options: Options, looks: Mapping[str, Look], seeding: bool, target:
     else:
         from atriz_database import migrations
 
-        script = migrations.load(target.package, seen.files.by_id.keys() - set(seen.pending))
+        script = migrations.load(target.package, seen.files, seen.files.by_id.keys() - set(seen.pending))
         steps.append(partial(_migrate, options, len(seen.pending), script))
     if seeding:
         steps.append(partial(seed_database, options))
