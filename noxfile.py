@@ -136,8 +136,9 @@ def dev(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run all tests, on servers of their own."""
-    _run(session, "python", "-m", "pytest", "-n", "auto", "--dist", "loadfile", "-m", "not soak", *session.posargs)
+    """Run the tests, on servers of their own; -- -m gate runs the longer ones, on fresh clones and the like."""
+    chosen = ("-n", "auto", "--dist", "worksteal", "-m", "not soak and not gate")
+    _run(session, "python", "-m", "pytest", *chosen, *session.posargs)
 
 
 def _tests_session(name: str, folder: Path) -> None:

@@ -129,6 +129,7 @@ def test_time_and_memory_are_of_the_whole_run(tmp_path: Path) -> None:
     assert in_turn.seconds >= 0.6
 
 
+@pytest.mark.gate
 def test_a_quick_run_prints_every_case() -> None:
     """With five revisions and one round all cases are measured, none fails, and the server is gone afterwards."""
     words = [sys.executable, "-m", "benchmarks", "migrate", "--quick", "--no-peers", "--json"]

@@ -16,6 +16,7 @@ import pytest
 import second
 from clone import Clone, cloned, copy_tree, uv
 
+pytestmark = pytest.mark.gate
 DATABASES = ["atriz_db", "atriz_shared", "mextrack_db", "pshop_db"]
 
 

@@ -8,6 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.gate
+
 ROOT = Path(__file__).parent.parent
 SET_UP, TEST = (
     line.partition("  #")[0].strip()

@@ -19,6 +19,8 @@ from tree import Tree
 from atriz_database import lock
 from atriz_database.errors import ServerError, SettingsError
 
+pytestmark = pytest.mark.gate
+
 _BUSY = 6
 
 

@@ -20,6 +20,8 @@ from atriz_database import server
 from atriz_database.errors import ServerError
 from atriz_database.server import Server
 
+pytestmark = pytest.mark.gate
+
 
 @pytest.fixture
 def own() -> Iterator[Server]:

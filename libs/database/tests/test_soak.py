@@ -24,6 +24,7 @@ def test_stopped_at_any_moment_it_says_so_and_the_next_run_finishes(tree: Tree, 
     _stop_and_finish(tree, number, times=40, seed=int(os.environ.get("ATRIZ_SEED", "1")))
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 def test_stopped_at_a_few_moments(tree: Tree, number: signal.Signals) -> None:
     """The same, a seeded few times."""
