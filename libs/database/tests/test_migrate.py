@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from tree import Tree
 
-from atriz_database import lock
+from atriz_database import databases, lock
 
 
 def test_brings_every_package_to_head_core_first(fleet: Tree) -> None:
@@ -270,3 +271,23 @@ def test_what_another_run_applied_meanwhile_is_not_pending(fleet: Tree) -> None:
     output, _ = process.communicate(timeout=30)
     row = json.loads(output)[1]
     assert (row["applied"], row["pending"], row["at"]) == ([], ["left0004"], ["left0003"])
+
+
+@pytest.mark.parametrize("pending", [True, False])
+def test_a_database_that_goes_after_the_look_is_made_anew(fleet: Tree, pending: bool) -> None:
+    """As by the worker of a `drop` that was killed, which ends what it had begun while the next run looks."""
+    assert fleet.atriz("setup").returncode == 0
+    fleet.seed("left", "001_rows.py", "connection.execute('INSERT INTO left_1 VALUES (1)')")
+    fleet.revise("core", 3)
+    if pending:
+        fleet.revise("left", 3)
+    with lock.held(fleet.target("core")):
+        process = fleet.start("setup", "left")
+        waits = "SELECT count(*) = 2 FROM pg_stat_activity WHERE application_name LIKE 'atriz lock core%'"
+        fleet.wait_until("core", f"{waits} AND datname = current_database()", process)
+        databases.drop(fleet.target("left"), force_connections=True)
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    assert "created" in output
+    assert fleet.status()["left"]["state"] == "up-to-date"
+    assert fleet.rows("left", "SELECT count(*) FROM left_1") == [(1,)]

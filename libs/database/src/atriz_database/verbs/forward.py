@@ -211,10 +211,10 @@ def seed_database(options: Options, target: Target, report: Report) -> None:
 
 def _prepare(options: Options, looks: Mapping[str, Look], seeding: bool, target: Target) -> fleet.Task:
     """Load the revision files of a package that lacks some; return what is to be done with its database."""
-    steps: list[fleet.Task] = []
     seen = looks[target.package.name]
     if seen.state == "missing":
-        steps.append(partial(create_database, options))
+        return partial(_do, _from_nothing(options, seen, seeding))
+    steps: list[fleet.Task] = []
     if seen.state == "up-to-date":
         steps.append(_say_up_to_date)
     else:
@@ -224,12 +224,35 @@ def _prepare(options: Options, looks: Mapping[str, Look], seeding: bool, target:
         steps.append(partial(_migrate, options, len(seen.pending), script))
     if seeding:
         steps.append(partial(seed_database, options))
-    return partial(_do, steps)
+    if target.environment == "production":
+        return partial(_do, steps)
+    return partial(_do_or_begin_anew, options, seen, seeding, steps)
+
+
+def _from_nothing(options: Options, seen: Look, seeding: bool) -> list[fleet.Task]:
+    from atriz_database import migrations
+
+    script = migrations.load(seen.target.package, seen.files)
+    steps: list[fleet.Task] = [
+        partial(create_database, options),
+        partial(_migrate, options, len(seen.files.by_id), script),
+    ]
+    return [*steps, partial(seed_database, options)] if seeding else steps
 
 
 def _do(steps: Sequence[fleet.Task], target: Target, report: Report) -> None:
     for step in steps:
         step(target, report)
+
+
+def _do_or_begin_anew(
+    options: Options, seen: Look, seeding: bool, steps: Sequence[fleet.Task], target: Target, report: Report
+) -> None:
+    """Do the steps; where the database has gone since the look, as after a `drop` that was killed, make it anew."""
+    try:
+        _do(steps, target, report)
+    except DatabaseMissingError:
+        _do(_from_nothing(options, seen, seeding), target, report)
 
 
 def _say_up_to_date(target: Target, report: Report) -> None:
