@@ -27,6 +27,19 @@ def _wait_until_asleep(tree: Tree, name: str, process: subprocess.Popen[str]) ->
             return
 
 
+def _read_until(process: subprocess.Popen[str], text: str) -> None:
+    """Return when the process has written a line with the text."""
+    assert process.stdout is not None
+    assert any(text in line for line in process.stdout)
+
+
+def _workers(process: subprocess.Popen[str]) -> list[int]:
+    children = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True
+    )
+    return [int(pid) for pid in children.stdout.split()]
+
+
 def test_eight_runs_at_once_apply_every_revision_exactly_once(fleet: Tree) -> None:
     """Eight `setup` on nothing all succeed, and each revision has one row of history."""
     processes = [fleet.start("setup") for _ in range(8)]
@@ -90,12 +103,9 @@ def test_a_killed_worker_is_reported_and_the_next_run_finishes(fleet: Tree) -> N
     path = fleet.revise("left", 3, "CREATE TABLE half (id int); SELECT pg_sleep(60)")
     process = fleet.start("migrate")
     _wait_until_asleep(fleet, "left", process)
-    children = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True
-    )
-    for pid in children.stdout.split():
+    for pid in _workers(process):
         with suppress(ProcessLookupError):  # The other app's may have ended meanwhile.
-            os.kill(int(pid), signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
     with fleet.connect("left") as connection:
         # The server itself only notices when the statement ends.
         connection.execute(
@@ -112,6 +122,23 @@ def test_a_killed_worker_is_reported_and_the_next_run_finishes(fleet: Tree) -> N
     assert fleet.rows("left", "SELECT to_regclass('half')") == [(None,)]
 
 
+def test_a_worker_that_dies_before_its_turn_is_replaced(fleet: Tree) -> None:
+    """While core waits for its lock the others' workers are killed: nothing was done, and so nothing is lost."""
+    fleet.atriz("create")
+    query = "SELECT application_name FROM pg_stat_activity WHERE application_name LIKE 'atriz lock core%'"
+    with lock.held(fleet.target("core")):
+        process = fleet.start("migrate")
+        _read_until(process, "waiting for pid")
+        at_work = " ".join(name for (name,) in fleet.rows("core", query))
+        waiting = [pid for pid in _workers(process) if f":{pid})" not in at_work]
+        for pid in waiting:
+            os.kill(pid, signal.SIGKILL)
+    _, errors = process.communicate(timeout=20)
+    assert waiting
+    assert (process.returncode, errors) == (0, "")
+    assert all(row["state"] == "up-to-date" for row in fleet.status().values())
+
+
 def test_a_worker_whose_parent_was_killed_stops_after_its_revision(fleet: Tree) -> None:
     """SIGKILL of the command: what runs is finished and recorded, and nothing more is begun."""
     fleet.revise("left", 3, "SELECT pg_sleep(1)")
@@ -123,6 +150,47 @@ def test_a_worker_whose_parent_was_killed_stops_after_its_revision(fleet: Tree) 
     process.communicate(timeout=20)
     assert fleet.status()["left"]["current"] == ["left0003"]
     assert fleet.atriz("migrate", "left").returncode == 0
+
+
+def test_what_a_killed_rollback_still_undoes_the_next_run_applies_again(fleet: Tree) -> None:
+    """A look in the middle sees nothing pending, and waits: when it is told that all is done, it is."""
+    path = fleet.revise("left", 3)
+    path.write_text(path.read_text().replace("'DROP", "'SELECT pg_sleep(1); DROP"))
+    assert fleet.atriz("migrate", "left").returncode == 0
+    process = fleet.start("rollback", "left")
+    _wait_until_asleep(fleet, "left", process)
+    process.kill()
+    done = fleet.atriz("migrate", "left")
+    process.communicate(timeout=20)
+    assert done.returncode == 0, done.stderr
+    assert "waiting for pid" in done.stdout
+    assert fleet.status()["left"]["current"] == ["left0003"]
+    history = "SELECT direction FROM atriz.history WHERE revision = 'left0003' ORDER BY id"
+    assert fleet.rows("left", history) == [("upgrade",), ("downgrade",), ("upgrade",)]
+
+
+def test_a_worker_left_behind_begins_nothing_once_it_gets_the_lock(fleet: Tree) -> None:
+    """Killed while its worker waits for the lock: whoever looks after that is not surprised by it."""
+    fleet.atriz("create")
+    with lock.held(fleet.target("core")):
+        process = fleet.start("migrate", "core")
+        _read_until(process, "waiting for pid")
+        process.kill()
+        process.wait()
+    # The worker has the same pipes: they are closed when it has ended too.
+    process.communicate(timeout=20)
+    assert fleet.status()["core"]["current"] == []
+
+
+def test_the_lock_is_not_free_before_the_last_connection_of_the_run_is_gone(fleet: Tree) -> None:
+    """A killed process's other connection may still have a commit to do: the next run waits for it by name."""
+    fleet.atriz("create")
+    with fleet.connect("core") as left:
+        lock.join(left)
+        done = fleet.atriz("migrate", "core", "--lock-wait", "0.1")
+        assert done.returncode == 1
+        assert f"pid {left.info.backend_pid} " in done.stderr
+    assert fleet.atriz("migrate", "core").returncode == 0
 
 
 def test_nothing_is_committed_once_the_lock_is_lost(fleet: Tree) -> None:

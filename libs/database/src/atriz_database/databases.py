@@ -13,6 +13,7 @@ import psycopg
 from psycopg import errors, pq, sql
 from psycopg.conninfo import make_conninfo
 
+from atriz_database import interrupt
 from atriz_database.errors import DatabaseMissingError, ServerError, ServerUnreachableError, SettingsError
 from atriz_database.settings import EMBEDDED, Target
 from atriz_database.url import DEFAULT_PORT
@@ -216,6 +217,7 @@ def drop(
             # PostgreSQL 12 has no WITH (FORCE).
             for visitor in visitors:
                 connection.execute("SELECT pg_terminate_backend(%s)", [visitor.pid])
+        interrupt.stop_orphan()
         try:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} {}").format(sql.Identifier(target.database), force))
         except errors.ObjectInUse:

@@ -284,7 +284,9 @@ class _Workers:
             report(Act(worker.target.package.name, worker.target.database, "", kind="progress"))
             del self._by_name[key.data]
             self._close(worker)
-            yield worker
+            if worker.has_begun:
+                yield worker
+            # Another takes the place of one that ended before its turn: nothing was done, so nothing is known of it.
 
     def _close(self, worker: _Worker) -> None:
         self._selector.unregister(worker.pipe)

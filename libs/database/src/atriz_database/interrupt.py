@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -43,6 +44,14 @@ def start_deaf(thread: Thread) -> None:
     """
     with blocked():
         thread.start()
+
+
+def stop_orphan() -> None:
+    """Raise `KeyboardInterrupt` in a process whose parent is gone, and with it whoever wanted what comes next."""
+    processes = sys.modules.get("multiprocessing")
+    parent = processes.parent_process() if processes is not None else None
+    if parent is not None and parent.pid != os.getppid():
+        raise KeyboardInterrupt
 
 
 def discard() -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import psycopg
 from psycopg import pq
 
-from atriz_database import databases, pooler
+from atriz_database import databases, interrupt, pooler
 from atriz_database.errors import LockTimeoutError
 from atriz_database.settings import Target
 
 KEY = int.from_bytes(b"atriz", "big")
 """The advisory lock's key. Advisory locks belong to one database, so all packages use the same."""
+_WORK_KEY = KEY + 1
+"""What each connection shares that works under the lock: one whose process was killed may still have a commit to do."""
 DEFAULT_WAIT = 600.0
 """How long a run waits for another one, in seconds, unless told otherwise."""
 _FIRST_POLL, _LONGEST_POLL = 0.02, 1.0
@@ -25,14 +28,26 @@ _PREPARE = """
         WHEN pg_backend_pid() = %s AND current_setting('idle_session_timeout', true) IS NOT NULL
         THEN set_config('idle_session_timeout', '0', false) END
 """
-_HOLDER = """
+_HELD = b"""
+    SELECT l.pid, l.objid FROM pg_locks l
+    WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.pid <> pg_backend_pid()
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND (l.classid::bigint << 32) + l.objid::bigint BETWEEN %d AND %d
+"""
+_WORKERS, _ANYBODY = _HELD % (_WORK_KEY, _WORK_KEY), _HELD % (KEY, _WORK_KEY)
+# CASE, because it alone promises an order: who has the lock is alone only if nobody works on after the one before.
+_TRY = b"SELECT CASE WHEN pg_try_advisory_lock(%d) THEN NOT EXISTS (%s) ELSE false END" % (KEY, _WORKERS)
+_HOLDER = (
+    b"""
     SELECT a.pid, a.application_name, coalesce(a.client_hostname, host(a.client_addr), 'this machine'),
            a.backend_start
-    FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-    WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
-      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND (l.classid::bigint << 32) + l.objid::bigint = %s
+    FROM (%s) AS held JOIN pg_stat_activity a USING (pid)
+    ORDER BY held.objid LIMIT 1
 """
+    % _ANYBODY
+)
+IS_BUSY = b"SELECT EXISTS (%s)" % _ANYBODY
+"""A query: whether some run is at work on the database, or what is left of one."""
 
 
 @contextlib.contextmanager
@@ -69,7 +84,17 @@ def held(
                 )
             time.sleep(min(pause, max(deadline - time.monotonic(), 0)))
             pause = min(pause * 1.5, _LONGEST_POLL)
+        # What a killed run has left behind must not begin once another run has looked and found nobody at work.
+        interrupt.stop_orphan()
         yield connection
+
+
+def join(connection: psycopg.Connection[Any]) -> None:
+    """Let a connection work in the name of the lock: until it is gone too, the lock is not free.
+
+    :param connection: one in autocommit, of the process that holds the lock.
+    """
+    connection.execute(f"SELECT pg_advisory_lock_shared({_WORK_KEY})".encode())
 
 
 def check(connection: databases.Connection) -> None:
@@ -103,12 +128,12 @@ def _prepare(connection: databases.Connection, pid: int) -> int:
 
 
 def _try(connection: databases.Connection) -> bool:
-    row = connection.execute("SELECT pg_try_advisory_lock(%s)", [KEY]).fetchone()
+    row = connection.execute(_TRY).fetchone()
     return row is not None and bool(row[0])
 
 
 def _holder(connection: databases.Connection) -> str:
-    row = connection.execute(_HOLDER, [KEY]).fetchone()
+    row = connection.execute(_HOLDER).fetchone()
     if row is None:
         return ""
     pid, application, host, since = row

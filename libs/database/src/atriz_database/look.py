@@ -6,16 +6,21 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Thread
-from typing import Literal
+from typing import Any, Literal
 
 import psycopg
 from psycopg import errors
 
-from atriz_database import databases, interrupt, label
+from atriz_database import databases, interrupt, label, lock
 from atriz_database.errors import AtrizError, DatabaseMissingError, ServerError
 from atriz_database.label import Label
 from atriz_database.revisions import Revisions
 from atriz_database.settings import Target
+
+_VERSIONS_AND_LABEL = b"""
+    SELECT (SELECT array_agg(version_num ORDER BY version_num) FROM alembic_version), package, environment
+    FROM atriz.label
+"""
 
 State = Literal[
     "up-to-date", "pending", "missing", "unversioned", "diverged", "ahead", "mislabelled", "unreachable", "broken"
@@ -39,6 +44,8 @@ class Look:
     label: Label | None = None
     error: AtrizError | None = None
     """Why the database is missing, unreachable or mislabelled, or the files are broken."""
+    is_busy: bool = False
+    """Whether a run was at work on it, so that the state may be another one in a moment."""
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -94,7 +101,7 @@ def _look(target: Target, files: Revisions, wait: float, edited: bool, connected
     try:
         with databases.connect(target, purpose="look", wait=wait) as connection:
             connected.append(connection)
-            current, found = _read(connection)
+            busy, current, found = _read(connection)
             changed = _edited(connection, files, current) if edited and found else ()
             unversioned = not current and _has_tables(connection)
     except DatabaseMissingError as error:
@@ -113,7 +120,7 @@ def _look(target: Target, files: Revisions, wait: float, edited: bool, connected
     except AtrizError as error:
         return Look(target, files, "mislabelled", current, label=found, error=error)
     if files.unknown(current):
-        return Look(target, files, "ahead", current, label=found, edited=changed)
+        return Look(target, files, "ahead", current, label=found, edited=changed, is_busy=busy)
     pending = files.pending(current)
     # Several rows are a way to one head as well, a merge that has not been applied yet; but not if one of them stands
     # on another.
@@ -124,21 +131,26 @@ def _look(target: Target, files: Revisions, wait: float, edited: bool, connected
     else:
         # Never "nothing pending" unless the rows are the heads exactly.
         state = "up-to-date" if set(current) == set(files.heads) else "pending"
-    return Look(target, files, state, current, pending, changed, found)
+    return Look(target, files, state, current, pending, changed, found, is_busy=busy)
 
 
-def _read(connection: databases.Connection) -> tuple[tuple[str, ...], Label | None]:
-    """Return the version rows and the label, in one round trip where both tables are there."""
+def _read(connection: databases.Connection) -> tuple[bool, tuple[str, ...], Label | None]:
+    """Return whether a run is at work, the version rows and the label; in one round trip where both tables are there.
+
+    Whoever is at work is asked for first, and with a snapshot of its own: what ends after that has been seen, what ends
+    before it is in the rows.
+    """
     try:
-        row = connection.execute(
-            "SELECT (SELECT array_agg(version_num ORDER BY version_num) FROM alembic_version), package, environment "
-            "FROM atriz.label"
-        ).fetchone()
+        cursor = connection.execute(b"; ".join((lock.IS_BUSY, _VERSIONS_AND_LABEL)))
+        busy = _is_true(cursor)
+        cursor.nextset()
+        row = cursor.fetchone()
         if row is not None:
-            return tuple(row[0] or ()), Label(row[1], row[2])
+            return busy, tuple(row[0] or ()), Label(row[1], row[2])
     except (errors.UndefinedTable, errors.InvalidSchemaName):
         pass
-    return label.versions(connection), label.read(connection)
+    busy = _is_true(connection.execute(lock.IS_BUSY))
+    return busy, label.versions(connection), label.read(connection)
 
 
 def _has_tables(connection: databases.Connection) -> bool:
@@ -149,7 +161,11 @@ def _has_tables(connection: databases.Connection) -> bool:
               AND n.nspname <> 'atriz' AND c.relname <> 'alembic_version'
               AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e'))
     """
-    row = connection.execute(query).fetchone()
+    return _is_true(connection.execute(query))
+
+
+def _is_true(cursor: psycopg.Cursor[tuple[Any, ...]]) -> bool:
+    row = cursor.fetchone()
     return row is not None and bool(row[0])
 
 

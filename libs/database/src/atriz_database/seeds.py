@@ -59,6 +59,7 @@ def seed(
         lock.held(target, wait=lock_wait, notify=notify) as locked,
         databases.connect(target, purpose="seed") as connection,
     ):
+        lock.join(connection)
         label.check(target, label.read(connection))
         for path in paths:
             started = time.perf_counter()

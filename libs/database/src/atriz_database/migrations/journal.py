@@ -125,6 +125,11 @@ class Journal:
         self._undid_itself = False
 
     @property
+    def is_under_lock(self) -> bool:
+        """Whether the run holds the database's lock: it changes something."""
+        return self._locked is not None
+
+    @property
     def is_in_revision(self) -> bool:
         """Whether a revision is under way that nothing is recorded of yet, so that its transaction must not end."""
         return self.current is not None and not self._uncommitted and not self._leaves_transaction

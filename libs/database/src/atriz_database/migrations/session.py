@@ -12,7 +12,7 @@ import psycopg
 import sqlalchemy
 from psycopg import errors, generators, pq, sql
 
-from atriz_database import databases, interrupt
+from atriz_database import databases, interrupt, lock
 from atriz_database.errors import MigrationError
 from atriz_database.migrations.journal import Journal
 from atriz_database.migrations.script import transaction_statement
@@ -155,6 +155,8 @@ def opened(target: Target, journal: Journal, limits: Limits) -> Iterator[sqlalch
         given = {**databases.parameters(target, "migrate"), "prepare_threshold": None}
         made = Session.connect(**given, autocommit=True)
         made.journal = journal
+        if journal.is_under_lock:
+            lock.join(made)
         journal.reset = _limit(made, limits)
         made.autocommit = False
         made.cursor_factory = _Cursor

@@ -75,7 +75,8 @@ def _migrating(
         if reason is not None:
             failed.setdefault(each.target.package.name, reason)
     prepare = partial(_prepare, options, by_name, seeding)
-    pending = [each for each in looks if each.state != "up-to-date"]
+    # What another run is at work on may be anywhere in a moment, as when a `rollback` was killed: it waits its turn.
+    pending = [each for each in looks if each.state != "up-to-date" or each.is_busy]
     if not pending and not failed and not seeding:
         # The most frequent run of all: nothing to do, and so no process to start.
         outcomes = []
@@ -171,10 +172,12 @@ def _migrate(options: Options, pending: int, script: ScriptDirectory, target: Ta
     done = count(1)
 
     def applied(each: migrations.Applied) -> None:
-        progress = f"{next(done)} of {pending} revisions"
+        number = next(done)
+        progress = f"{number} of {max(number, pending)} revisions"
         report(Act(name, database, "applied", each.title, each.revision, each.seconds, progress=progress))
 
-    report(Act(name, database, f"0 of {pending} revisions", kind="progress"))
+    if pending:
+        report(Act(name, database, f"0 of {pending} revisions", kind="progress"))
     limits = migrations.Limits(options.lock_timeout, options.statement_timeout)
     migrations.upgrade(
         migrations.Run(
@@ -215,7 +218,7 @@ def _prepare(options: Options, looks: Mapping[str, Look], seeding: bool, target:
     if seen.state == "missing":
         return partial(_do, _from_nothing(options, seen, seeding))
     steps: list[fleet.Task] = []
-    if seen.state == "up-to-date":
+    if seen.state == "up-to-date" and not seen.is_busy:
         steps.append(_say_up_to_date)
     else:
         from atriz_database import migrations
