@@ -189,6 +189,7 @@ def test_a_revision_that_breaks_what_it_runs_on_is_undone(fleet: Tree, statement
         "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
         "SET lock_timeout = 1",
         "RESET ALL",
+        "DEALLOCATE ALL",
     ],
 )
 def test_what_a_revision_sets_ends_with_it(fleet: Tree, statement: str) -> None:

@@ -139,6 +139,25 @@ def test_a_worker_that_dies_before_its_turn_is_replaced(fleet: Tree) -> None:
     assert all(row["state"] == "up-to-date" for row in fleet.status().values())
 
 
+def test_connections_that_are_ended_before_the_turn_are_made_again(fleet: Tree) -> None:
+    """An app connects while core is at work; what a firewall ends of that meanwhile costs nothing."""
+    assert fleet.atriz("migrate").returncode == 0
+    fleet.revise("core", 3, "ALTER TABLE core_1 ADD COLUMN more int")
+    fleet.revise("left", 3)
+    early = (
+        "FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle%' AND pid <> pg_backend_pid() "
+        "AND (application_name LIKE 'atriz lock left%' OR application_name LIKE 'atriz migrate left%')"
+    )
+    with fleet.connect("core") as core, core.transaction():
+        core.execute("LOCK TABLE core_1")
+        process = fleet.start("migrate", "--lock-timeout", "0")
+        fleet.wait_until("left", f"SELECT count(*) = 2 {early}", process)
+        assert fleet.rows("left", f"SELECT pg_terminate_backend(pid) {early}") == [(True,), (True,)]
+    _, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors) == (0, "")
+    assert fleet.status()["left"]["current"] == ["left0003"]
+
+
 def test_a_worker_whose_parent_was_killed_stops_after_its_revision(fleet: Tree) -> None:
     """SIGKILL of the command: what runs is finished and recorded, and nothing more is begun."""
     fleet.revise("left", 3, "SELECT pg_sleep(1)")

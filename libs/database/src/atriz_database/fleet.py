@@ -11,6 +11,8 @@ import os
 import pickle
 import selectors
 import signal
+import socket
+import struct
 import sys
 import time
 import traceback
@@ -28,13 +30,16 @@ from atriz_database.errors import AtrizError
 from atriz_database.settings import Target
 
 if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
     from multiprocessing.process import BaseProcess
 
 # After fork, what the parent has imported is there at once. macOS's own libraries do not survive a fork.
 _FORKS = sys.platform == "linux"
 # What a worker gets to cancel its statement and roll back, before it is killed.
 _GRACE_SECONDS = 30.0
+# Lines of hundreds of revisions are written some at a time: to wake for each costs as much as its server's work.
+_TOGETHER_SECONDS = 0.003
+_LENGTH = struct.Struct("!I")
+_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,33 +96,38 @@ Report = Callable[[Act], None]
 """Gets each act as it happens."""
 Task = Callable[[Target, Report], None]
 """What is done to one database, in a process of its own. It raises an `AtrizError` if it fails."""
-Preparation = Callable[[Target], Task]
-"""What of a task can be done before it is the package's turn, without touching a database. Returns what is left."""
+Turn = Callable[[], None]
+"""Returns when it is the package's turn."""
+Early = Callable[[Target, Report, Turn], None]
+"""A task that begins before the package's turn: until it has called the last of its arguments it changes nothing."""
 
 
 @dataclass(slots=True)
 class _Worker:
     target: Target
     process: BaseProcess
-    pipe: Connection
+    pipe: socket.socket
     started: float
+    received: bytearray = field(default_factory=bytearray)
+    """What has come through the pipe and is not a whole message yet."""
     has_begun: bool = False
     acts: list[Act] = field(default_factory=list)
     outcome: Outcome | None = None
 
 
-def whole(task: Task) -> Preparation:
-    """Return a preparation that prepares nothing: all of the task is done at the package's turn."""
+def whole(task: Task) -> Early:
+    """Return a task as one that does nothing before its turn."""
     return partial(_whole, task)
 
 
-def _whole(task: Task, target: Target) -> Task:
-    return task
+def _whole(task: Task, target: Target, report: Report, turn: Turn) -> None:
+    turn()
+    task(target, report)
 
 
 def run(
     targets: Sequence[Target],
-    preparation: Preparation,
+    task: Early,
     report: Report,
     *,
     failed: Mapping[str, AtrizError] | None = None,
@@ -133,9 +143,8 @@ def run(
     :param failed: packages that are known to fail, with the reason; they count as failed without being tried.
     :param reverse: whether a package comes after all that depend on it, as destructive verbs want it.
     :param ordered: whether a package waits for those it depends on; if not, all go side by side.
-    :param preparation: called in each package's own process; what it returns is done. :func:`whole` makes one of a task
-        that is not in two parts.
-    :param early: whether each package is prepared at once, while those it depends on are still at work.
+    :param task: called in each package's own process; :func:`whole` makes one of a task that is not in two parts.
+    :param early: whether each package's process is started while those it depends on are still at work.
     """
     names = {target.package.name for target in targets}
     by_name = {target.package.name: target for target in targets}
@@ -157,9 +166,7 @@ def run(
             if early:
                 # What they share is not copied, and not looked through again, in each of them.
                 gc.freeze()
-                for target in targets:  # in the graph's order: whoever is first in the run is first ready
-                    if target.package.name not in (failed or ()):
-                        workers.start(target, preparation)
+            waiting = [target for target in targets if early and target.package.name not in (failed or ())]
             while order.is_active():
                 # Sorted, so that the order of lines is the same on every run.
                 for name in sorted(order.get_ready()):
@@ -172,9 +179,14 @@ def run(
                     elif reason is not None:
                         finish(Outcome(name, target.database, "failed", error=str(reason), status=reason.status))
                     else:
-                        workers.begin(target, preparation)
+                        workers.begin(target, task)
                 for worker in workers.heard(report):
                     finish(_outcome(worker))
+                # The others once the first have said something: until then those need the processor for themselves.
+                for target in waiting:
+                    if target.package.name not in outcomes:
+                        workers.start(target, task)
+                waiting = []
         except KeyboardInterrupt:
             for worker in workers.end(report):
                 if worker.has_begun:
@@ -203,6 +215,7 @@ class _Workers:
         self._by_name: dict[str, _Worker] = {}
         self._ended: list[BaseProcess] = []
         self._selector = selectors.DefaultSelector()
+        self._is_talking = False
 
     def __enter__(self) -> None:
         pass
@@ -212,33 +225,33 @@ class _Workers:
         for process in self._ended:
             process.join()
 
-    def start(self, target: Target, preparation: Preparation) -> None:
-        """Start a worker, which prepares itself and waits. Signals are blocked, until it has handlers of its own."""
+    def start(self, target: Target, task: Early) -> None:
+        """Start a worker, if it isn't there, which waits for its turn. Signals are blocked until it has handlers."""
+        if target.package.name in self._by_name:
+            return
         # Imported for a run that has something to do; most have not.
         import multiprocessing
 
         processes = multiprocessing.get_context("fork") if _FORKS else multiprocessing.get_context("spawn")
-        ours, theirs = processes.Pipe()
+        ours, theirs = socket.socketpair()
         # A forked child has the parent's ends of all pipes as well. It closes them: with one of them open somewhere, a
         # worker whose parent is gone would never learn it.
         inherited = [ours, *(worker.pipe for worker in self._by_name.values())] if _FORKS else []
         name = target.package.name
-        process = processes.Process(target=_work, args=(target, preparation, theirs, inherited), name=f"atriz {name}")
+        process = processes.Process(target=_work, args=(target, task, theirs, inherited), name=f"atriz {name}")
         process.start()
         theirs.close()
         self._by_name[name] = _Worker(target, process, ours, time.perf_counter())
         self._selector.register(ours, selectors.EVENT_READ, name)
 
-    def begin(self, target: Target, preparation: Preparation) -> None:
+    def begin(self, target: Target, task: Early) -> None:
         """Have a package's worker do its task, started now if it wasn't before."""
-        name = target.package.name
-        if name not in self._by_name:
-            self.start(target, preparation)
-        worker = self._by_name[name]
+        self.start(target, task)
+        worker = self._by_name[target.package.name]
         worker.has_begun, worker.started = True, time.perf_counter()
         # One that has died meanwhile is heard of as such.
         with suppress(BrokenPipeError, ConnectionResetError):
-            worker.pipe.send(True)
+            worker.pipe.send(b"!")
 
     def dismiss(self, name: str) -> None:
         """Send a worker home that has not begun."""
@@ -250,6 +263,8 @@ class _Workers:
         """Wait until some worker says something; yield those that are done."""
         if any(worker.has_begun for worker in self._by_name.values()):
             with interrupt.unblocked():
+                if self._is_talking:
+                    time.sleep(_TOGETHER_SECONDS)
                 ready = self._selector.select()
             yield from self._hear(ready, report)
 
@@ -267,19 +282,25 @@ class _Workers:
             yield from self._hear(ready, report)
 
     def _hear(self, ready: Iterable[tuple[selectors.SelectorKey, int]], report: Report) -> Iterator[_Worker]:
+        self._is_talking = True
         for key, _ in ready:
             worker = self._by_name[key.data]
             try:
-                said = pickle.loads(worker.pipe.recv_bytes())  # noqa: S301 -- a process of our own
-            except (EOFError, ConnectionResetError):
-                said = None
-            if isinstance(said, Act):
+                received = worker.pipe.recv(_AT_ONCE)
+            except ConnectionResetError:
+                received = b""
+            worker.received += received
+            for said in _messages(worker.received):
+                if isinstance(said, Outcome):
+                    worker.outcome = said
+                    continue
                 if said.kind in ("act", "warning"):
                     worker.acts.append(said)
                 report(said)
+            if received and worker.outcome is None:
                 continue
-            worker.outcome = said
-            if said is None:
+            self._is_talking = False
+            if worker.outcome is None:
                 worker.process.join()  # It has died, and how it did is still to be known.
             report(Act(worker.target.package.name, worker.target.database, "", kind="progress"))
             del self._by_name[key.data]
@@ -295,6 +316,17 @@ class _Workers:
         self._ended.append(worker.process)
 
 
+def _messages(received: bytearray) -> Iterator[Act | Outcome]:
+    """Take whole messages off what was received, and yield them."""
+    while len(received) >= _LENGTH.size:
+        end = _LENGTH.size + _LENGTH.unpack_from(received)[0]
+        if len(received) < end:
+            return
+        message = bytes(received[_LENGTH.size : end])
+        del received[:end]
+        yield pickle.loads(message)  # noqa: S301 -- of a process of our own
+
+
 def _outcome(worker: _Worker) -> Outcome:
     target, seconds = worker.target, time.perf_counter() - worker.started
     said = worker.outcome
@@ -308,35 +340,30 @@ def _outcome(worker: _Worker) -> Outcome:
     return replace(said, acts=tuple(worker.acts), seconds=seconds)
 
 
-def _prepared(preparation: Preparation, target: Target) -> Task:
-    """Prepare, and keep for the package's turn what goes wrong with it."""
-    try:
-        return preparation(target)
-    except AtrizError as error:
-        return partial(_fail, error)
-
-
-def _fail(error: AtrizError, target: Target, report: Report) -> None:
-    raise error
-
-
-def _work(target: Target, preparation: Preparation, pipe: Connection, inherited: Sequence[Connection]) -> None:
+def _work(target: Target, task: Early, pipe: socket.socket, inherited: Sequence[socket.socket]) -> None:
     """Run the task in this process, new and its own, and send what it does and how it ends."""
     name, database = target.package.name, target.database
     for each in inherited:
         each.close()
+    has_turn = False
+
+    def turn() -> None:
+        nonlocal has_turn
+        if not has_turn and not pipe.recv(1):
+            os._exit(0)  # Sent home, or the parent is gone.
+        has_turn = True
+
     gc.enable()
     # What a seed or a revision prints is not the command's own output, which may be one JSON document.
     os.dup2(2, 1)
     try:
         interrupt.catch()
         with interrupt.unblocked():
-            task = _prepared(preparation, target)
             try:
-                pipe.recv()
-            except EOFError:
-                os._exit(0)  # Sent home, or the parent is gone.
-            task(target, partial(_send, pipe))
+                task(target, partial(_send, pipe), turn)
+            except Exception:
+                turn()  # What goes wrong before it is told then.
+                raise
         outcome = Outcome(name, database, "done")
     except KeyboardInterrupt:
         outcome = Outcome(name, database, "interrupted", error="interrupted; what was under way is undone", status=1)
@@ -355,11 +382,12 @@ def _work(target: Target, preparation: Preparation, pipe: Connection, inherited:
         text = f"{type(error).__name__}: {error} ({place.filename}, line {place.lineno}). This is a defect of atriz."
         outcome = Outcome(name, database, "failed", error=text, status=1)
     # Blocked again since the task ended: nothing comes between the outcome and the parent.
-    with suppress(BrokenPipeError):
-        pipe.send_bytes(pickle.dumps(outcome))
+    with suppress(BrokenPipeError, ConnectionResetError):
+        _send(pipe, outcome)
 
 
-def _send(pipe: Connection, act: Act) -> None:
-    """Send an act, as a whole or not at all."""
+def _send(pipe: socket.socket, message: Act | Outcome) -> None:
+    """Send a message, as a whole or not at all."""
+    pickled = pickle.dumps(message)
     with interrupt.blocked():
-        pipe.send_bytes(pickle.dumps(act))
+        pipe.sendall(_LENGTH.pack(len(pickled)) + pickled)

@@ -66,27 +66,45 @@ def held(
     Raise `LockTimeoutError` if another run holds it for longer than that, and `SettingsError` if the connection leads
     through a pooler in transaction mode, where the lock would be lost.
     """
-    with databases.connect(target, purpose="lock") as connection:
+    with connect(target) as connection:
+        acquire(connection, target, wait=wait, notify=notify)
+        yield connection
+
+
+def connect(target: Target) -> databases.Connection:
+    """Return a connection that can hold the lock of a database, for :func:`acquire`.
+
+    Raise `SettingsError` if it leads through a pooler in transaction mode.
+    """
+    connection = databases.connect(target, purpose="lock")
+    try:
         told_pid = connection.info.backend_pid
         if _prepare(connection, told_pid) != told_pid:
             _prepare(connection, pooler.backend(target, connection))
-        deadline = time.monotonic() + wait
-        pause, told = _FIRST_POLL, ""
-        while not _try(connection):
-            holder = _holder(connection)
-            if holder and holder != told:
-                notify(f"waiting for {holder}")
-                told = holder
-            if time.monotonic() >= deadline:
-                raise LockTimeoutError(
-                    f"{target.database} is locked by {holder or 'another run'}, and did not come free in {wait:g} s. "
-                    "Let that run finish, or wait longer with --lock-wait SECONDS."
-                )
-            time.sleep(min(pause, max(deadline - time.monotonic(), 0)))
-            pause = min(pause * 1.5, _LONGEST_POLL)
-        # What a killed run has left behind must not begin once another run has looked and found nobody at work.
-        interrupt.stop_orphan()
-        yield connection
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def acquire(connection: databases.Connection, target: Target, *, wait: float, notify: Callable[[str], None]) -> None:
+    """Take the lock of a database; it is free again when the connection is closed. Otherwise as :func:`held`."""
+    deadline = time.monotonic() + wait
+    pause, told = _FIRST_POLL, ""
+    while not _try(connection):
+        holder = _holder(connection)
+        if holder and holder != told:
+            notify(f"waiting for {holder}")
+            told = holder
+        if time.monotonic() >= deadline:
+            raise LockTimeoutError(
+                f"{target.database} is locked by {holder or 'another run'}, and did not come free in {wait:g} s. "
+                "Let that run finish, or wait longer with --lock-wait SECONDS."
+            )
+        time.sleep(min(pause, max(deadline - time.monotonic(), 0)))
+        pause = min(pause * 1.5, _LONGEST_POLL)
+    # What a killed run has left behind must not begin once another run has looked and found nobody at work.
+    interrupt.stop_orphan()
 
 
 def join(connection: psycopg.Connection[Any]) -> None:
@@ -102,18 +120,22 @@ def check(connection: databases.Connection) -> None:
 
     :param connection: what :func:`held` yielded.
     """
-    try:
-        # Once for the server's last words, if there are any, and once for the end of the line behind them.
-        connection.pgconn.consume_input()
-        connection.pgconn.consume_input()
-        ended = connection.pgconn.status != pq.ConnStatus.OK
-    except psycopg.OperationalError:
-        ended = True
-    if ended:
+    if not is_open(connection):
         raise LockTimeoutError(
             "The connection that held the database's lock was ended (by an administrator, a time limit, a firewall?), "
             "so that another run may be at work. What was under way is rolled back; run the same command again."
         )
+
+
+def is_open(connection: psycopg.Connection[Any]) -> bool:
+    """Return whether the server has not ended the connection, as far as it is known here. Costs no round trip."""
+    try:
+        # Once for the server's last words, if there are any, and once for the end of the line behind them.
+        connection.pgconn.consume_input()
+        connection.pgconn.consume_input()
+    except psycopg.OperationalError:
+        return False
+    return connection.pgconn.status == pq.ConnStatus.OK
 
 
 def _prepare(connection: databases.Connection, pid: int) -> int:

@@ -9,12 +9,13 @@ import contextlib
 import logging
 import pkgutil
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import sqlalchemy
 from alembic import context
 from alembic.operations.ops import CreateTableOp, DropTableOp
@@ -22,7 +23,7 @@ from alembic.util import CommandError
 
 from atriz_database import databases, label, lock, requirements, revisions, server, settings, workspace
 from atriz_database.databases import Notify
-from atriz_database.errors import MigrationError
+from atriz_database.errors import AtrizError, MigrationError
 from atriz_database.migrations.explain import explained
 from atriz_database.migrations.journal import Applied, Journal
 from atriz_database.migrations.retry import Blockers, retried
@@ -60,6 +61,8 @@ class Run:
     limits: Limits = field(default_factory=Limits)
     retries: int = 0
     """How often a revision is tried again that did not get its lock, or met a deadlock."""
+    turn: Callable[[], None] | None = None
+    """Returns when the run may begin. Until then it connects, and changes nothing."""
 
 
 def run(metadata: str) -> None:
@@ -112,9 +115,13 @@ def _plain_run(folder: Path) -> Run:
 
 def _online(run: Run, folder: Path, metadata: str) -> None:
     changes = _changes_the_database()
+    journal = Journal(run.applied)
     with contextlib.ExitStack() as stack:
         if changes:
-            locked = stack.enter_context(lock.held(run.target, wait=run.lock_wait, notify=run.notify))
+            locked, connection = stack.enter_context(_connected(run, journal))
+            lock.acquire(locked, run.target, wait=run.lock_wait, notify=run.notify)
+            journal.locked = locked
+            _session(connection).join_lock()
             label.prepare(locked, run.target)
             if _command() == "downgrade":
                 label.protect(run.target, label.read(locked), run.force, "rollback")
@@ -124,11 +131,9 @@ def _online(run: Run, folder: Path, metadata: str) -> None:
                     f"{', '.join(run.expected) or 'base'} a moment ago: another run changed it. Look, and try again."
                 )
         else:
-            locked = None
             with databases.connect(run.target, purpose="alembic") as looking:
                 label.check(run.target, label.read(looking))
-        journal = Journal(run.applied, locked)
-        connection = stack.enter_context(opened(run.target, journal, run.limits))
+            connection = stack.enter_context(opened(run.target, journal, run.limits))
         theirs = frozenset(connection.exec_driver_sql(_NOT_OURS).scalars()) if not changes else frozenset()
         connection.rollback()
         context.configure(
@@ -153,9 +158,33 @@ def _online(run: Run, folder: Path, metadata: str) -> None:
         journal.flush()
 
 
+@contextlib.contextmanager
+def _connected(run: Run, journal: Journal) -> Iterator[tuple[databases.Connection, sqlalchemy.Connection]]:
+    """Wait for the run's turn, and yield a connection for the lock and one for the revisions.
+
+    Both are opened before, so that they are there when the turn comes: with TLS over a network each takes a while.
+    """
+
+    def connect(stack: contextlib.ExitStack) -> tuple[databases.Connection, sqlalchemy.Connection]:
+        locked = stack.enter_context(lock.connect(run.target))
+        return locked, stack.enter_context(opened(run.target, journal, run.limits))
+
+    if run.turn is not None:
+        with contextlib.ExitStack() as early:
+            connections = None
+            # What is wrong now need not be then.
+            with contextlib.suppress(AtrizError, psycopg.Error, sqlalchemy.exc.SQLAlchemyError):
+                connections = connect(early)
+            run.turn()
+            if connections and lock.is_open(connections[0]) and lock.is_open(_session(connections[1])):
+                yield connections
+                return
+    with contextlib.ExitStack() as stack:
+        yield connect(stack)
+
+
 def _migrate(run: Run, folder: Path, journal: Journal, connection: sqlalchemy.Connection) -> None:
-    session = connection.connection.driver_connection
-    assert isinstance(session, Session)
+    session = _session(connection)
 
     def work() -> None:
         with context.begin_transaction():
@@ -175,6 +204,12 @@ def _migrate(run: Run, folder: Path, journal: Journal, connection: sqlalchemy.Co
         told = explained(cause, folder / "versions", journal.current.path if journal.current else None)
         told.revision = journal.current.id if journal.current else ""
         raise told from None
+
+
+def _session(connection: sqlalchemy.Connection) -> Session:
+    session = connection.connection.driver_connection
+    assert isinstance(session, Session)
+    return session
 
 
 def _check_requirements(target: Target, step: Any) -> None:

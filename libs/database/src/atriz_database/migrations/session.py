@@ -18,8 +18,8 @@ from atriz_database.migrations.journal import Journal
 from atriz_database.migrations.script import transaction_statement
 from atriz_database.settings import Target
 
-# What may change a setting of the session, which the next revision would then run with.
-_SETTING = re.compile(r"\b(?:SET|RESET|SET_CONFIG)\b", re.IGNORECASE)
+# What may change a setting of the session, which the next revision would then run with, or forget what it has prepared.
+_SETTING = re.compile(r"\b(?:SET|RESET|SET_CONFIG|DISCARD|DEALLOCATE)\b", re.IGNORECASE)
 _ENDS = ("COMMIT", "PREPARE TRANSACTION")
 
 
@@ -83,6 +83,12 @@ class Session(psycopg.Connection[Any]):
                 self.journal.committed()
         if not self.journal.overlaps:
             self.settle()
+
+    def join_lock(self) -> None:
+        """Work in the name of the database's lock, which this process holds."""
+        self.autocommit = True
+        lock.join(self)
+        self.autocommit = False
 
     def settle(self) -> None:
         """Hear the server's answer to the last commit, before anything else is asked of it.
@@ -155,8 +161,6 @@ def opened(target: Target, journal: Journal, limits: Limits) -> Iterator[sqlalch
         given = {**databases.parameters(target, "migrate"), "prepare_threshold": None}
         made = Session.connect(**given, autocommit=True)
         made.journal = journal
-        if journal.is_under_lock:
-            lock.join(made)
         journal.reset = _limit(made, limits)
         made.autocommit = False
         made.cursor_factory = _Cursor

@@ -74,7 +74,6 @@ def _migrating(
         reason = _obstacle(each)
         if reason is not None:
             failed.setdefault(each.target.package.name, reason)
-    prepare = partial(_prepare, options, by_name, seeding)
     # What another run is at work on may be anywhere in a moment, as when a `rollback` was killed: it waits its turn.
     pending = [each for each in looks if each.state != "up-to-date" or each.is_busy]
     if not pending and not failed and not seeding:
@@ -88,7 +87,7 @@ def _migrating(
     if pending:
         # Imported here, before the workers fork, and so once for all of them.
         from atriz_database.migrations import upgrade as _  # noqa: F401
-    outcomes = fleet.run(targets, prepare, report, failed=failed, early=True)
+    outcomes = fleet.run(targets, partial(_bring, options, by_name, seeding), report, failed=failed, early=True)
     return [_placed(by_name.get(outcome.package), outcome) for outcome in outcomes]
 
 
@@ -165,7 +164,9 @@ def create_database(options: Options, target: Target, report: Report) -> None:
     report(Act(target.package.name, target.database, what, seconds=time.perf_counter() - started))
 
 
-def _migrate(options: Options, pending: int, script: ScriptDirectory, target: Target, report: Report) -> None:
+def _migrate(
+    options: Options, pending: int, script: ScriptDirectory, turn: fleet.Turn, target: Target, report: Report
+) -> None:
     from atriz_database import migrations
 
     name, database = target.package.name, target.database
@@ -176,8 +177,11 @@ def _migrate(options: Options, pending: int, script: ScriptDirectory, target: Ta
         progress = f"{number} of {max(number, pending)} revisions"
         report(Act(name, database, "applied", each.title, each.revision, each.seconds, progress=progress))
 
-    if pending:
-        report(Act(name, database, f"0 of {pending} revisions", kind="progress"))
+    def begin() -> None:
+        turn()
+        if pending:
+            report(Act(name, database, f"0 of {pending} revisions", kind="progress"))
+
     limits = migrations.Limits(options.lock_timeout, options.statement_timeout)
     migrations.upgrade(
         migrations.Run(
@@ -187,6 +191,7 @@ def _migrate(options: Options, pending: int, script: ScriptDirectory, target: Ta
             applied,
             limits=limits,
             retries=options.retries,
+            turn=begin,
         ),
         script,
     )
@@ -212,51 +217,41 @@ def seed_database(options: Options, target: Target, report: Report) -> None:
         report(Act(name, database, "seeded", seeded.file, str(seeded), seeded.seconds))
 
 
-def _prepare(options: Options, looks: Mapping[str, Look], seeding: bool, target: Target) -> fleet.Task:
-    """Load the revision files of a package that lacks some; return what is to be done with its database."""
+def _bring(
+    options: Options, looks: Mapping[str, Look], seeding: bool, target: Target, report: Report, turn: fleet.Turn
+) -> None:
+    """Bring one database to head, and seed it if asked to; the task of `migrate` and `setup`.
+
+    Its revision files are loaded, and the connections opened, before its turn.
+    """
     seen = looks[target.package.name]
-    if seen.state == "missing":
-        return partial(_do, _from_nothing(options, seen, seeding))
-    steps: list[fleet.Task] = []
-    if seen.state == "up-to-date" and not seen.is_busy:
-        steps.append(_say_up_to_date)
-    else:
-        from atriz_database import migrations
+    try:
+        if seen.state == "missing":
+            _begin_anew(options, seen, turn, target, report)
+        elif seen.state == "up-to-date" and not seen.is_busy:
+            turn()
+            report(Act(target.package.name, target.database, "up to date"))
+        else:
+            from atriz_database import migrations
 
-        script = migrations.load(target.package, seen.files, seen.files.by_id.keys() - set(seen.pending))
-        steps.append(partial(_migrate, options, len(seen.pending), script))
-    if seeding:
-        steps.append(partial(seed_database, options))
-    if target.environment == "production":
-        return partial(_do, steps)
-    return partial(_do_or_begin_anew, options, seen, seeding, steps)
+            script = migrations.load(target.package, seen.files, seen.files.by_id.keys() - set(seen.pending))
+            _migrate(options, len(seen.pending), script, turn, target, report)
+        if seeding:
+            seed_database(options, target, report)
+    except DatabaseMissingError:
+        # It has gone since the look, as after a `drop` that was killed.
+        if target.environment == "production":
+            raise
+        turn()
+        _begin_anew(options, seen, turn, target, report)
+        if seeding:
+            seed_database(options, target, report)
 
 
-def _from_nothing(options: Options, seen: Look, seeding: bool) -> list[fleet.Task]:
+def _begin_anew(options: Options, seen: Look, turn: fleet.Turn, target: Target, report: Report) -> None:
     from atriz_database import migrations
 
-    script = migrations.load(seen.target.package, seen.files)
-    steps: list[fleet.Task] = [
-        partial(create_database, options),
-        partial(_migrate, options, len(seen.files.by_id), script),
-    ]
-    return [*steps, partial(seed_database, options)] if seeding else steps
-
-
-def _do(steps: Sequence[fleet.Task], target: Target, report: Report) -> None:
-    for step in steps:
-        step(target, report)
-
-
-def _do_or_begin_anew(
-    options: Options, seen: Look, seeding: bool, steps: Sequence[fleet.Task], target: Target, report: Report
-) -> None:
-    """Do the steps; where the database has gone since the look, as after a `drop` that was killed, make it anew."""
-    try:
-        _do(steps, target, report)
-    except DatabaseMissingError:
-        _do(_from_nothing(options, seen, seeding), target, report)
-
-
-def _say_up_to_date(target: Target, report: Report) -> None:
-    report(Act(target.package.name, target.database, "up to date"))
+    script = migrations.load(target.package, seen.files)
+    turn()
+    create_database(options, target, report)
+    _migrate(options, len(seen.files.by_id), script, turn, target, report)
