@@ -21,6 +21,8 @@ ROOT = Path(__file__).parent
 VENV = ROOT / ".venv"
 PROGRAMS = VENV / ("Scripts" if sys.platform == "win32" else "bin")
 LOCK = ROOT / "requirements.txt"
+QUICK = "not soak and not gate"
+"""The marks of the tests that run where none are asked for."""
 
 # A sentence for the session of all packages, and one for that of a package.
 VERBS = {
@@ -137,7 +139,7 @@ def dev(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests, on servers of their own; -- -m gate runs the longer ones, on fresh clones and the like."""
-    chosen = ("-n", "auto", "--dist", "worksteal", "-m", "not soak and not gate")
+    chosen = ("-n", "auto", "--dist", "worksteal", "-m", QUICK)
     _run(session, "python", "-m", "pytest", *chosen, *session.posargs)
 
 
@@ -147,7 +149,7 @@ def _tests_session(name: str, folder: Path) -> None:
             *("--quiet", "--compile-bytecode", "--constraint", str(LOCK)),
             *("-e", str(folder), "--group", f"{folder / 'pyproject.toml'}:test"),
         )
-        session.run("python", "-m", "pytest", str(folder / "tests"), "-m", "not soak", *session.posargs)
+        session.run("python", "-m", "pytest", str(folder / "tests"), "-m", QUICK, *session.posargs)
 
     run.__doc__ = f"Run the tests of {name} in an environment of its own, with what it declares and no more."
     nox.session(name=f"tests:{name}", venv_backend="uv")(run)
