@@ -45,6 +45,7 @@ def load(package: workspace.Package, files: Revisions | None = None, applied: Co
 
 
 def _scripts(script: ScriptDirectory, files: Revisions, applied: frozenset[str]) -> Iterator[Script]:
+    folder = files.folder.resolve()
     for revision in files.by_id.values():
         if revision.id in applied:
             module = ModuleType(revision.title)
@@ -55,7 +56,8 @@ def _scripts(script: ScriptDirectory, files: Revisions, applied: frozenset[str])
             yield Script(module, revision.id, str(revision.path))
         else:
             # Resolved, as Alembic does: errors are placed by the file's real path.
-            loaded = Script._from_path(script, revision.path.resolve())
+            path = revision.path.resolve() if revision.path.is_symlink() else folder / revision.path.name
+            loaded = Script._from_path(script, path)
             assert loaded is not None, "a name that Alembic takes for a revision's"
             yield loaded
 
