@@ -1,0 +1,309 @@
+"""The pool of a database: SQLAlchemy's, with what it leaves out.
+
+A pool is a queue of `size` slots, each with a connection or without one yet. Whoever takes a slot has the right to a
+connection; who finds none waits for one to come back. So there are never more than `size` connections, and an error
+on the way to the server gives the slot to the next in line at once. The slot that came back last goes out first: the
+connections that a quiet time has no use for stay at the bottom until they are too old.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import threading
+import time
+import weakref
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sqlalchemy import event
+from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.pool import ConnectionPoolEntry, Pool
+from sqlalchemy.pool.base import _ConnectionRecord
+from sqlalchemy.util import await_
+
+from atriz_database.errors import DatabaseClosedError, PoolTimeoutError
+from atriz_database.owner import Owner, owner, shown
+
+_PING_AFTER_SECONDS = 10.0
+_SHOWN_HOLDERS = 3
+_USED = "atriz.used"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolState:
+    """A pool in numbers, at the moment they were read."""
+
+    size: int
+    """Connections it makes at most."""
+    open: int
+    """Connections it has to the server."""
+    in_use: int
+    """Connections that somebody holds."""
+    waiting: int
+    """Threads or tasks that wait for a connection."""
+    waits: int
+    """How many have waited since the pool was made, those who wait now among them."""
+    wait_seconds: float
+    """How long they have waited together, those who still wait left out."""
+    timeouts: int
+    """How many waited in vain, those who were cancelled among them."""
+
+
+class SlotPool(Pool):
+    """A pool of slots, for threads."""
+
+    def __init__(self, creator: Any, pool_size: int = 10, timeout: float = 30.0, **settings: Any) -> None:
+        super().__init__(creator, **settings)
+        self._size = pool_size
+        self._timeout = timeout
+        self._closed = False
+        self._inherited: list[object] = []
+        self._fill()
+        _pools.add(self)
+
+    def _fill(self) -> None:
+        # Reentrant, because a connection that was forgotten comes back whenever the garbage collector finds it.
+        self._lock = threading.RLock()
+        self._slots = [_ConnectionRecord(self, connect=False) for _ in range(self._size)]
+        self._idle: deque[ConnectionPoolEntry] = deque(self._slots)
+        self._queue: deque[_Waiter] = deque()
+        self._holders: dict[ConnectionPoolEntry, tuple[Owner, float]] = {}
+        self._waits = self._timeouts = 0
+        self._wait_seconds = 0.0
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        if self._closed:
+            raise DatabaseClosedError(
+                f"The database {self.logging_name} has been closed. Make a Database once for as long as the program "
+                "runs, and close it at the end."
+            )
+        try:
+            slot = self._idle.pop()
+        except IndexError:
+            slot = self._wait()
+        self._holders[slot] = owner(), time.monotonic()
+        return slot
+
+    def _wait(self) -> ConnectionPoolEntry:
+        waiter = self._waiter()
+        began = time.monotonic()
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+            self._queue.append(waiter)
+            self._waits += 1
+        try:
+            waiter.block(self._timeout)
+        except BaseException:  # cancelled or interrupted, perhaps with a slot in hand already
+            self._leave(waiter, began)
+            if waiter.slot is not None:
+                self._give(waiter.slot)
+            raise
+        self._leave(waiter, began)
+        if waiter.slot is None:
+            raise PoolTimeoutError(self._full())
+        return waiter.slot
+
+    def _leave(self, waiter: _Waiter, began: float) -> None:
+        """Take somebody out of the queue: after this nothing is given to him any more."""
+        with self._lock:
+            self._wait_seconds += time.monotonic() - began
+            if waiter.slot is None:
+                self._queue.remove(waiter)
+                self._timeouts += 1
+
+    def _waiter(self) -> _Waiter:
+        return _ThreadWaiter()
+
+    def _give(self, slot: ConnectionPoolEntry) -> None:
+        """Hand a slot to the one who has waited the longest, past whoever asks at this moment."""
+        with self._lock:
+            if self._queue:
+                self._queue.popleft().wake(slot)
+            else:
+                self._idle.append(slot)
+
+    def _full(self) -> str:
+        now = time.monotonic()
+        holders = sorted(self._holders.copy().values(), key=lambda each: each[1])
+        longest = ", ".join(f"{shown(each)} for {now - since:.1f} s" for each, since in holders[:_SHOWN_HOLDERS])
+        return (
+            f"All {self._size} connections of {self.logging_name} were in use for {self._timeout:g} s, and "
+            f"{len(self._queue)} others wait. Held the longest: {longest or 'nobody, they came back this moment'}. "
+            "Make transactions shorter, keep slow work out of them, or give the Database a larger pool_size."
+        )
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        if self._holders.pop(record, None) is None:
+            return  # a slot of the process that this one was forked from
+        record.info[_USED] = time.monotonic()
+        if self._closed:
+            record.close()
+        self._give(record)
+
+    def state(self) -> PoolState:
+        """Return the pool's numbers."""
+        return PoolState(
+            size=self._size,
+            open=sum(slot.dbapi_connection is not None for slot in self._slots),
+            in_use=len(self._holders),
+            waiting=len(self._queue),
+            waits=self._waits,
+            wait_seconds=self._wait_seconds,
+            timeouts=self._timeouts,
+        )
+
+    def close(self) -> None:
+        """Close the connections that nobody holds; the others are closed when they come back."""
+        self._closed = True
+        self.dispose()
+
+    def dispose(self) -> None:
+        """Close the connections that nobody holds."""
+        with self._lock:
+            idle = list(self._idle)
+            self._idle.clear()
+        for slot in idle:
+            slot.close()
+            self._give(slot)
+
+    def recreate(self) -> SlotPool:
+        """Return a new pool with the same settings."""
+        return type(self)(
+            self._creator,
+            pool_size=self._size,
+            timeout=self._timeout,
+            recycle=self._recycle,
+            echo=self.echo,
+            logging_name=self._orig_logging_name,
+            reset_on_return=self._reset_on_return,
+            _dispatch=self.dispatch,
+            dialect=self._dialect,
+        )
+
+    def status(self) -> str:
+        """Return the pool's numbers as text."""
+        return str(self.state())
+
+    def after_fork(self) -> None:
+        """Begin anew in a forked process: the connections stay the parent's."""
+        for slot in self._slots:
+            held = slot.fairy_ref() if slot.fairy_ref is not None else None
+            # Kept, because what is thrown away is closed, and that would tell the server goodbye for the parent.
+            self._inherited.append(slot.dbapi_connection)
+            if held is not None:
+                held.detach()
+        self._inherited.append(self._slots)
+        self._fill()
+
+
+class AsyncSlotPool(SlotPool):
+    """A pool of slots, for tasks."""
+
+    _is_asyncio = True
+
+    def _waiter(self) -> _Waiter:
+        return _TaskWaiter()
+
+
+class _Waiter(Protocol):
+    """Somebody who waits for a slot."""
+
+    slot: ConnectionPoolEntry | None
+
+    def block(self, seconds: float) -> None:
+        """Return when there is a slot, or after `seconds`."""
+
+    def wake(self, slot: ConnectionPoolEntry) -> None:
+        """Give a slot to whoever blocks."""
+
+
+class _ThreadWaiter:
+    __slots__ = ("_lock", "slot")
+
+    def __init__(self) -> None:
+        self.slot: ConnectionPoolEntry | None = None
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def block(self, seconds: float) -> None:
+        self._lock.acquire(timeout=seconds)
+
+    def wake(self, slot: ConnectionPoolEntry) -> None:
+        self.slot = slot
+        self._lock.release()
+
+
+class _TaskWaiter:
+    __slots__ = ("_future", "slot")
+
+    def __init__(self) -> None:
+        self.slot: ConnectionPoolEntry | None = None
+        self._future = asyncio.get_running_loop().create_future()
+
+    def block(self, seconds: float) -> None:
+        await_(asyncio.wait([self._future], timeout=seconds))
+
+    def wake(self, slot: ConnectionPoolEntry) -> None:
+        self.slot = slot
+        if not self._future.done():
+            self._future.set_result(None)
+
+
+# A fork concerns the process as a whole, and so does the one place that knows of it.
+_pools: weakref.WeakSet[SlotPool] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for pool in _pools:
+        pool.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def ping_idle(pool: SlotPool) -> None:
+    """Have `pool` look at each connection before it goes out, and throw away a broken one.
+
+    A server that ends a connection says so, and what it said waits in the socket: a look at that costs a microsecond,
+    a question to the server a round trip. The question is for sockets with something in them, and for connections
+    that have been idle for seconds: a firewall or a dead machine says nothing.
+    """
+
+    def look(dbapi_connection: Any, slot: ConnectionPoolEntry, _fairy: object) -> None:
+        used = slot.info.get(_USED)
+        if used is None:
+            return  # It has just been made.
+        if time.monotonic() - used < _PING_AFTER_SECONDS and not has_news(slot.driver_connection):
+            return
+        try:
+            pool._dialect.do_ping(dbapi_connection)  # type: ignore[union-attr]
+        except Exception as error:
+            raise DisconnectionError(str(error)) from error
+
+    event.listen(pool, "checkout", look)
+
+
+def has_news(driver_connection: Any) -> bool:
+    """Whether the server has said something that nobody asked for: in most cases that it ends the connection."""
+    try:
+        return _readable(driver_connection.pgconn.socket)
+    except Exception:  # psycopg's own, where the connection is closed already
+        return True
+
+
+if hasattr(select, "poll"):
+
+    def _readable(descriptor: int) -> bool:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        return bool(poll.poll(0))
+
+else:
+
+    def _readable(descriptor: int) -> bool:
+        return bool(select.select([descriptor], [], [], 0)[0])
