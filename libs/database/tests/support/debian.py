@@ -1,4 +1,4 @@
-"""Programs of Debian's packages, unpacked into a folder: nothing is installed, no service is started, no root needed."""
+"""Programs of Debian's packages, unpacked into a folder: nothing is installed, no service started, no root needed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Program:
 
 
 def program(package: str, path: str, *, installed: Path | None = None) -> Program:
-    """Return a program of a package: the machine's own, or Debian's, which CI fetches. Skip the test where there is none.
+    """Return a package's program: the machine's own, or Debian's, which CI fetches. Skip the test where there is none.
 
     In CI (the variable CI is set) a missing one fails the test.
 

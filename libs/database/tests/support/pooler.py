@@ -26,7 +26,7 @@ _START_SECONDS = 10.0
 
 
 def program() -> Program:
-    """Return PgBouncer's program: the machine's own, or Debian's, which CI fetches. Skip the test where there is none."""
+    """Return PgBouncer: the machine's own, or Debian's, which CI fetches. Skip the test where there is none."""
     # Debian has it where a user's PATH does not lead.
     found = shutil.which("pgbouncer", path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin")
     return debian.program("pgbouncer", "usr/sbin/pgbouncer", installed=Path(found) if found else None)

@@ -30,6 +30,10 @@ _POLL_SECONDS = 0.005
 class Work(Protocol):
     """A function at work in a thread or task of its own."""
 
+    @property
+    def done(self) -> bool:
+        """Whether it has ended."""
+
     def result(self) -> Any:
         """Return what it returned, or raise what it raised."""
 
@@ -81,7 +85,7 @@ class World:
 
 class _Thread(threading.Thread):
     def __init__(self, function: Callable[[], Any]) -> None:
-        super().__init__()
+        super().__init__(daemon=True)
         self._function = function
         self._future: Future[Any] = Future()
 
@@ -91,11 +95,12 @@ class _Thread(threading.Thread):
         except BaseException as error:
             self._future.set_exception(error)
 
+    @property
+    def done(self) -> bool:
+        return self._future.done()
+
     def result(self) -> Any:
-        try:
-            return self._future.result(SECONDS)
-        finally:
-            self.join(0 if not self._future.done() else SECONDS)
+        return self._future.result(SECONDS)
 
     def cancel(self) -> None:
         raise NotImplementedError("a thread cannot be cancelled")
@@ -107,6 +112,7 @@ class AsyncWorld(World):
     name = "async"
 
     def run(self, body: Callable[[], None]) -> None:
+        """Run a test's body in a task, and close what it opened."""
         asyncio.run(self._run(body))
 
     async def _run(self, body: Callable[[], None]) -> None:
@@ -117,13 +123,16 @@ class AsyncWorld(World):
                 await database._wrapped.close()
 
     def open(self, url: str, **settings: Any) -> Any:
+        """Return a database that is closed after the test, each of its calls awaited."""
         self._databases.append(_Database(AsyncDatabase(url, **settings)))
         return self._databases[-1]
 
     def start(self, function: Callable[[], Any]) -> Work:
+        """Call a function in a task of its own."""
         return _Task(asyncio.ensure_future(greenlet_spawn(function)))
 
     def wait(self, event: threading.Event) -> None:
+        """Return when an event is set; other tasks go on."""
         assert await_only(asyncio.to_thread(event.wait, SECONDS)), "it has not happened"
 
     def _pause(self) -> None:
@@ -133,6 +142,10 @@ class AsyncWorld(World):
 class _Task:
     def __init__(self, task: asyncio.Future[Any]) -> None:
         self._task = task
+
+    @property
+    def done(self) -> bool:
+        return self._task.done()
 
     def result(self) -> Any:
         return await_only(asyncio.wait_for(self._task, SECONDS))
