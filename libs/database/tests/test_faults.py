@@ -291,7 +291,7 @@ def test_statement_timeout_holds_while_the_network_stalls(world: World, place: P
     answered = place.network.catch(b"pg_sleep", answer=True)
     work = world.start(slow)
     world.wait(answered)
-    assert len(place.backends("idle in transaction (aborted)")) == 1
+    world.until(lambda: len(place.backends("idle in transaction (aborted)")) == 1)
     place.network.resume()
     with pytest.raises(OperationalError, match="canceling statement due to statement timeout"):
         work.result()
