@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from atriz_database import libpq
 from atriz_database.pool import AsyncSlotPool, SlotPool, ping_idle
@@ -40,7 +41,7 @@ def create_engine(url: DatabaseURL, *, name: str, settings: PoolSettings) -> Eng
     :param name: what the server and our messages call it.
     """
     engine = sqlalchemy.create_engine(**_arguments(url, name, settings), poolclass=SlotPool)
-    _finish(engine, settings)
+    _finish(engine, url, settings)
     return engine
 
 
@@ -49,7 +50,7 @@ def create_async_engine(url: DatabaseURL, *, name: str, settings: PoolSettings) 
     from sqlalchemy.ext.asyncio import create_async_engine
 
     engine = create_async_engine(**_arguments(url, name, settings), poolclass=AsyncSlotPool)
-    _finish(engine.sync_engine, settings)
+    _finish(engine.sync_engine, url, settings)
     return engine
 
 
@@ -69,7 +70,28 @@ def _arguments(url: DatabaseURL, name: str, settings: PoolSettings) -> dict[str,
     }
 
 
-def _finish(engine: Engine, settings: PoolSettings) -> None:
+def _finish(engine: Engine, url: DatabaseURL, settings: PoolSettings) -> None:
+    if not url.pooler:
+        event.listen(engine, "connect", _mind_pooler)
     if settings.pre_ping:
         assert isinstance(engine.pool, SlotPool)
         ping_idle(engine.pool)
+
+
+def _mind_pooler(dbapi_connection: Any, slot: ConnectionPoolEntry) -> None:
+    """Have nothing prepared on a new connection that a pooler turns out to stand before.
+
+    Each client of psycopg calls its prepared statements ``_pg3_0``, ``_pg3_1`` and so on. In transaction mode it meets
+    those of others on the backends that it gets, and would run them in place of its own: wrong rows, and no error. A
+    server tells a client the backend's pid when they connect, a pooler something that it made up.
+    """
+    driver: Any = slot.driver_connection
+    dbapi_connection.autocommit = True  # One round trip; a transaction around it would take two more.
+    cursor = dbapi_connection.cursor()
+    try:
+        cursor.execute("SELECT pg_backend_pid()")
+        if cursor.fetchone()[0] != driver.info.backend_pid:
+            driver.prepare_threshold = None
+    finally:
+        cursor.close()
+    dbapi_connection.autocommit = False
