@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import time
 from collections.abc import Iterator
@@ -124,6 +125,30 @@ def test_cancelled_while_it_connects_it_leaves_no_connection(world: World, place
     place.network.resume()
     place.until_left()
     assert_whole(world, place, db)
+
+
+def test_cancelled_anywhere_on_its_way_to_the_server_it_leaves_no_connection(place: Place) -> None:
+    """Nor one that is there until garbage is collected: at sixty moments of connecting."""
+
+    async def main() -> None:
+        for moment in range(60):
+            async with AsyncDatabase(place.url(), pool_size=1) as db:
+                task = asyncio.create_task(db.query("SELECT 1"))
+                while not place.network.connections:
+                    await asyncio.sleep(0)
+                for _ in range(moment % 30):
+                    await asyncio.sleep(0.0001)
+                task.cancel()
+                await asyncio.wait([task])
+                assert db.pool.in_use == 0
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(main())
+        place.until_left()
+    finally:
+        gc.enable()
 
 
 @worlds.in_tasks

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import sqlalchemy
 from sqlalchemy import Engine, event
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -49,9 +51,20 @@ def create_async_engine(url: DatabaseURL, *, name: str, settings: PoolSettings) 
     """Return the like for tasks."""
     from sqlalchemy.ext.asyncio import create_async_engine
 
-    engine = create_async_engine(**_arguments(url, name, settings), poolclass=AsyncSlotPool)
+    arguments = _arguments(url, name, settings)
+    arguments["connect_args"]["async_creator_fn"] = _connect
+    engine = create_async_engine(**arguments, poolclass=AsyncSlotPool)
     _finish(engine.sync_engine, url, settings)
     return engine
+
+
+async def _connect(**parameters: Any) -> psycopg.AsyncConnection[Any]:
+    try:
+        return await psycopg.AsyncConnection.connect(**parameters)
+    except asyncio.CancelledError as error:
+        # The frames of psycopg's in its traceback hold what is connected by half, and SQLAlchemy's hold the error in
+        # a cycle: the server would keep a client until garbage is next collected.
+        raise error.with_traceback(None) from None
 
 
 def _arguments(url: DatabaseURL, name: str, settings: PoolSettings) -> dict[str, Any]:
