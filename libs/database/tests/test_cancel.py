@@ -169,6 +169,22 @@ def test_cancelled_in_commit_all_of_it_is_there_or_nothing(world: World, place: 
 
 
 @worlds.in_tasks
+@pytest.mark.parametrize("committed", [True, False], ids=["committed", "under way"])
+def test_cancelled_in_a_single_statement_it_is_done_or_not(world: World, place: Place, committed: bool) -> None:
+    """The same for a statement that commits by itself."""
+    db = world.open(place.url(), pool_size=2)
+    seen = place.network.catch(b"INSERT", answer=committed)
+    work = world.start(lambda: db.execute("INSERT INTO notes VALUES ('a'), ('b')"))
+    world.wait(seen)
+    work.cancel()
+    place.network.resume()
+    with pytest.raises(asyncio.CancelledError):
+        work.result()
+    assert_whole(world, place, db)
+    assert place.notes() in ([["a", "b"]] if committed else [["a", "b"], []])
+
+
+@worlds.in_tasks
 def test_run_is_not_repeated_after_a_cancellation(world: World, place: Place) -> None:
     """Cancelled is cancelled."""
     db = world.open(place.url(), pool_size=2)

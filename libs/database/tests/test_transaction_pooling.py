@@ -180,14 +180,21 @@ def test_a_pooler_whose_server_is_killed_recovers(world: World, place: Place, mi
 
 @worlds.both
 @pytest.mark.parametrize("committed", [True, False], ids=["committed", "not committed"])
-def test_a_commit_cut_off_behind_the_pooler_is_unknown(world: World, place: Place, committed: bool) -> None:
+@pytest.mark.parametrize("last", [b"COMMIT", b"INSERT"], ids=["COMMIT", "a single statement"])
+def test_a_commit_cut_off_behind_the_pooler_is_unknown(
+    world: World, place: Place, committed: bool, last: bytes
+) -> None:
     """Between pooler and server the network breaks in COMMIT: the pooler ends the connection, and that is no answer."""
     through = DatabaseURL.parse(place.url())
     with pooler.running(through, pool_mode="transaction", default_pool_size=1) as middle:
         db = world.open(url(middle, place), pool_size=2)
-        place.network.catch(b"COMMIT", answer=committed, drop=True)
+        place.network.catch(last, answer=committed, drop=True)
         with pytest.raises(OutcomeUnknownError):
-            db.execute("INSERT INTO notes VALUES ('once')")
+            if last == b"COMMIT":
+                with db.transaction() as connection:
+                    connection.execute(text("INSERT INTO notes VALUES ('once')"))
+            else:
+                db.execute("INSERT INTO notes VALUES ('once')")
         world.until(lambda: not place.backends("%transaction%"))
         assert place.notes() == (["once"] if committed else [])
         assert db.pool.in_use == 0
