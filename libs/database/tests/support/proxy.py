@@ -71,7 +71,7 @@ class Proxy:
         self._within(self._flows.set)
 
     def drop(self) -> None:
-        """End every connection with a RST; what has been waiting is lost. New ones are as good as any."""
+        """End every connection with a RST; what has been waiting is lost, and nothing is to be caught any more."""
         self._within(self._drop)
 
     def slow(self, delay: float) -> None:
@@ -102,6 +102,7 @@ class Proxy:
     def _drop(self) -> None:
         for pair in self._pairs:
             pair.reset()
+        self._catch = None
         self._flows.set()
 
     def _spring(self, catch: _Catch) -> None:

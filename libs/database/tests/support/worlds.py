@@ -72,9 +72,9 @@ class World:
         """Return when an event is set."""
         assert event.wait(SECONDS), "it has not happened"
 
-    def until(self, predicate: Callable[[], bool]) -> None:
+    def until(self, predicate: Callable[[], bool], seconds: float = SECONDS) -> None:
         """Return when the predicate is true, asked again and again."""
-        deadline = time.monotonic() + SECONDS
+        deadline = time.monotonic() + seconds
         while not predicate():
             assert time.monotonic() < deadline, "never true"
             self._pause()
