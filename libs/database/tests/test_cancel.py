@@ -245,6 +245,47 @@ def test_cancelled_while_the_network_stalls_it_ends_after_a_while(world: World, 
     assert_whole(world, place, db)
 
 
+@worlds.in_tasks
+def test_cancelled_twice_while_the_network_stalls_it_ends_at_once(world: World, place: Place) -> None:
+    """Whoever cannot wait for the server to hear of it cancels again."""
+    db = world.open(place.url(), pool_size=1)
+    assert db.query("SELECT 1") == [(1,)]
+    place.network.stall()
+    work = world.start(lambda: two_notes(db))
+    world.until(lambda: db.pool.in_use == 1)
+    work.cancel()
+    # The request to cancel is a connection of its own.
+    world.until(lambda: place.network.connections == 2)
+    assert not work.done
+    began = time.monotonic()
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        work.result()
+    assert time.monotonic() - began < 2
+    assert (db.pool.in_use, db.pool.open) == (0, 0)
+    place.network.drop()
+    assert_whole(world, place, db)
+
+
+@worlds.in_tasks
+def test_cancelled_while_an_idle_connection_is_asked_it_takes_nothing(
+    world: World, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ping over a network that stalls is given up with the task, and its place in the pool is free again."""
+    monkeypatch.setattr("atriz_database.pool._PING_AFTER_SECONDS", 0.0)
+    db = world.open(place.url(), pool_size=1)
+    assert db.query("SELECT 1") == [(1,)]
+    place.network.stall()
+    work = world.start(lambda: db.query("SELECT 2"))
+    world.until(lambda: db.pool.in_use == 1)
+    work.cancel()
+    world.until(lambda: place.network.connections == 2)
+    place.network.drop()
+    with pytest.raises(asyncio.CancelledError):
+        work.result()
+    assert_whole(world, place, db)
+
+
 def cancelled_at_random(place: Place, tasks: int, seed: int) -> None:
     """Have many tasks write two notes each, and cancel half of them at moments that chance chooses."""
     chance = random.Random(seed)

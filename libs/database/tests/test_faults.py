@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -16,10 +19,11 @@ from sqlalchemy import Column, MetaData, Table, Text, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from worlds import World
 
-from atriz_database.errors import OutcomeUnknownError, PoolTimeoutError
+from atriz_database.errors import DatabaseClosedError, OutcomeUnknownError, PoolTimeoutError
 
 NOTES = Table("notes", MetaData(), Column("text", Text))
 _CONNECTIONS = 12
+_TRIES = getattr(socket, "TCP_KEEPCNT", 0)
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +220,21 @@ def test_those_who_wait_are_let_in_as_connections_come_back(world: World, place:
 
 
 @worlds.both
+def test_those_who_wait_while_it_is_closed_are_told(world: World, place: Place) -> None:
+    """Nobody gets a connection of a closed database, not even who stood in line; the last one back is closed, too."""
+    db = world.open(place.url(), pool_size=1, name="notes of mine")
+    with held(world, db, 1):
+        works = [world.start(lambda: db.query("SELECT 1")) for _ in range(3)]
+        world.until(lambda: db.pool.waiting == 3)
+        db.close()
+    for work in works:
+        with pytest.raises(DatabaseClosedError, match="notes of mine has been closed"):
+            work.result()
+    assert (db.pool.open, db.pool.in_use, db.pool.waiting) == (0, 0, 0)
+    world.until(lambda: not place.backends())
+
+
+@worlds.both
 def test_a_server_out_of_connections_is_named_and_found_again(world: World, place: Place) -> None:
     """What the server says comes out, the pool's place is free again at once, and the next connection works."""
     db = world.open(place.url(), pool_size=2)
@@ -314,6 +333,20 @@ def test_a_connection_that_is_not_answered_ends_after_connect_timeout(world: Wor
     assert (db.pool.in_use, db.pool.open) == (0, 0)
     place.network.drop()
     assert_whole(world, place, db)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other names for it")
+@worlds.both
+def test_a_machine_that_is_gone_is_noticed_within_a_minute(world: World, place: Place) -> None:
+    """The kernel asks after an idle server, and gives up on data that nobody acknowledges: no proxy can show it."""
+    db = world.open(place.url(), pool_size=1)
+    with db.transaction() as connection:
+        driver = world.driver(connection)
+        with socket.socket(fileno=os.dup(driver.pgconn.socket)) as used:
+            assert used.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            seconds, tries = (used.getsockopt(socket.IPPROTO_TCP, name) for name in (socket.TCP_KEEPINTVL, _TRIES))
+            assert used.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) + seconds * tries <= 60
+            assert used.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000  # milliseconds
 
 
 @worlds.both

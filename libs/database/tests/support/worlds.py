@@ -79,6 +79,10 @@ class World:
             assert time.monotonic() < deadline, "never true"
             self._pause()
 
+    def driver(self, connection: Any) -> Any:
+        """Return psycopg's connection beneath one of SQLAlchemy's."""
+        return connection.connection.driver_connection
+
     def _pause(self) -> None:
         time.sleep(_POLL_SECONDS)
 
@@ -134,6 +138,10 @@ class AsyncWorld(World):
     def wait(self, event: threading.Event) -> None:
         """Return when an event is set; other tasks go on."""
         assert await_only(asyncio.to_thread(event.wait, SECONDS)), "it has not happened"
+
+    def driver(self, connection: Any) -> Any:
+        """Return psycopg's connection beneath one of SQLAlchemy's."""
+        return super().driver(connection.sync_connection)
 
     def _pause(self) -> None:
         await_only(asyncio.sleep(_POLL_SECONDS))
