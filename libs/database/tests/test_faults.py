@@ -16,7 +16,7 @@ import worlds
 from place import Place, assert_whole, held
 from second import Second
 from sqlalchemy import Column, MetaData, Table, Text, text
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from worlds import World
 
 from atriz_database.errors import DatabaseClosedError, OutcomeUnknownError, PoolTimeoutError
@@ -467,7 +467,21 @@ def test_a_server_that_dies_in_commit_leaves_the_outcome_unknown(world: World, p
 
 
 @worlds.both
-def test_an_empty_or_read_only_commit_that_is_cut_off_is_no_unknown_outcome(world: World, place: Place) -> None:
+def test_a_commit_that_the_server_refuses_is_known_to_be_rolled_back(world: World, place: Place) -> None:
+    """A deferred constraint fails in COMMIT: the server's error, and the connection is as good as before."""
+    place.rows("ALTER TABLE notes ADD CONSTRAINT once UNIQUE (text) DEFERRABLE INITIALLY DEFERRED")
+    db = world.open(place.url(), pool_size=1)
+    (before,) = db.query("SELECT pg_backend_pid()")
+    with pytest.raises(IntegrityError, match="once"), db.transaction() as connection:
+        note(connection, "twice")
+        note(connection, "twice")
+    assert place.notes() == []
+    assert db.query("SELECT pg_backend_pid()") == [before]
+    assert_whole(world, place, db)
+
+
+@worlds.both
+def test_a_read_only_commit_that_is_cut_off_is_no_unknown_outcome(world: World, place: Place) -> None:
     """Where nothing can have been written there is nothing not to know."""
     db = world.open(place.url(), pool_size=2)
     place.network.catch(b"COMMIT", answer=False, drop=True)

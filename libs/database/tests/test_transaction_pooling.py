@@ -72,6 +72,7 @@ def repeat(world: World, clients: list[Any], rounds: int) -> list[tuple[int, int
         return rounds
 
     works = [world.start(lambda number=number: work(number)) for number in range(len(clients) * 4)]  # type: ignore[misc]
+    world.until(lambda: all(each.done for each in works), seconds=600)
     return [(number, each.result()) for number, each in enumerate(works)]
 
 
