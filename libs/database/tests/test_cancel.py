@@ -78,6 +78,36 @@ def test_cancelled_between_statements_it_is_rolled_back(world: World, place: Pla
     assert_whole(world, place, db)
 
 
+def every_message(db: Any) -> None:
+    """Send all that a transaction consists of, a dry run at last."""
+    with db.transaction(statement_timeout=30.0, force_rollback=True) as connection:
+        with db.transaction():
+            connection.execute(text("INSERT INTO notes VALUES ('inner')"))
+        with db.transaction(force_rollback=True):
+            connection.execute(text("INSERT INTO notes VALUES ('dry')"))
+        connection.exec_driver_sql("SELECT 'last'")
+
+
+@worlds.in_tasks
+@pytest.mark.parametrize(
+    "message",
+    [b"BEGIN", b"set_config", b"SAVEPOINT", b"INSERT", b"RELEASE", b"ROLLBACK TO", b"ROLLBACK\x00"],
+    ids=lambda message: message.decode().rstrip("\0"),
+)
+def test_cancelled_at_any_message_the_transaction_is_taken_back(world: World, place: Place, message: bytes) -> None:
+    """While its answer is on the way: the task gets its cancellation, and nothing is there."""
+    db = world.open(place.url(), pool_size=1)
+    seen = place.network.catch(message, answer=True)
+    work = world.start(lambda: every_message(db))
+    world.wait(seen)
+    work.cancel()
+    place.network.resume()
+    with pytest.raises(asyncio.CancelledError):
+        work.result()
+    assert place.notes() == []
+    assert_whole(world, place, db)
+
+
 @worlds.in_tasks
 def test_cancelled_while_it_waits_for_the_pool_it_takes_nothing(world: World, place: Place) -> None:
     """It leaves the queue, and who waits behind it moves up."""

@@ -372,6 +372,51 @@ def test_a_network_that_drops_takes_the_transaction_back(world: World, place: Pl
     assert_whole(world, place, db)
 
 
+def every_message(db: Any) -> None:
+    """Send all that a transaction consists of but its COMMIT."""
+    with db.transaction(statement_timeout=30.0) as connection:
+        note(connection, "outer")
+        with db.transaction():
+            note(connection, "inner")
+        with db.transaction(force_rollback=True):
+            note(connection, "dry")
+        note(connection, "last")
+        raise KeyError("of the program's own")
+
+
+MESSAGES = [b"BEGIN", b"set_config", b"INSERT", b"SAVEPOINT", b"RELEASE", b"ROLLBACK TO"]
+
+
+@worlds.both
+@pytest.mark.parametrize("answer", [False, True], ids=["before the server", "after the server"])
+@pytest.mark.parametrize("message", MESSAGES, ids=bytes.decode)
+def test_dropped_at_any_message_the_transaction_is_taken_back(
+    world: World, place: Place, message: bytes, answer: bool
+) -> None:
+    """Each of them ends in the network's error, and nothing is there."""
+    db = world.open(place.url(), pool_size=1)
+    dropped = place.network.catch(message, answer=answer, drop=True)
+    with pytest.raises(OperationalError):
+        every_message(db)
+    assert dropped.is_set()
+    assert place.notes() == []
+    assert_whole(world, place, db)
+
+
+@worlds.both
+@pytest.mark.parametrize("answer", [False, True], ids=["before the server", "after the server"])
+def test_dropped_at_rollback_the_error_that_led_there_is_told(world: World, place: Place, answer: bool) -> None:
+    """The server rolls back what nobody commits; what matters is why."""
+    db = world.open(place.url(), pool_size=1)
+    with pytest.raises(KeyError, match="of the program's own"), db.transaction() as connection:
+        note(connection, "never")
+        dropped = place.network.catch(b"ROLLBACK", answer=answer, drop=True)
+        raise KeyError("of the program's own")
+    assert dropped.is_set()
+    assert_whole(world, place, db)
+    assert place.notes() == []
+
+
 @worlds.both
 @pytest.mark.parametrize("answer", [False, True], ids=["before the server", "after the server"])
 def test_a_copy_that_is_cut_off_leaves_no_row(world: World, place: Place, answer: bool) -> None:
