@@ -227,6 +227,9 @@ def test_those_who_wait_while_it_is_closed_are_told(world: World, place: Place) 
         works = [world.start(lambda: db.query("SELECT 1")) for _ in range(3)]
         world.until(lambda: db.pool.waiting == 3)
         db.close()
+        # Whoever comes now does not stand in line.
+        with pytest.raises(DatabaseClosedError):
+            db.query("SELECT 1")
     for work in works:
         with pytest.raises(DatabaseClosedError, match="notes of mine has been closed"):
             work.result()

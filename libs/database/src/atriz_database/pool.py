@@ -50,7 +50,7 @@ class PoolState:
     wait_seconds: float
     """How long they have waited together, those who still wait left out."""
     timeouts: int
-    """How many waited in vain."""
+    """How many waited in vain, those who were cancelled among them."""
 
 
 class SlotPool(Pool):
@@ -76,19 +76,21 @@ class SlotPool(Pool):
         self._wait_seconds = 0.0
 
     def _do_get(self) -> ConnectionPoolEntry:
-        try:
-            slot = self._idle.pop()
-        except IndexError:
-            slot = self._wait()
-        if self._closed:  # by now: perhaps while this one waited
+        if not self._closed:
+            try:
+                slot = self._idle.pop()
+            except IndexError:
+                slot = self._wait()
+            if not self._closed:
+                self._holders[slot] = owner(), time.monotonic()
+                return slot
+            # Closed while this one waited, and those behind it are to hear of it, too.
             slot.close()
             self._give(slot)
-            raise DatabaseClosedError(
-                f"The database {self.logging_name} has been closed. Make a Database once for as long as the program "
-                "runs, and close it at the end."
-            )
-        self._holders[slot] = owner(), time.monotonic()
-        return slot
+        raise DatabaseClosedError(
+            f"The database {self.logging_name} has been closed. Make a Database once for as long as the program runs, "
+            "and close it at the end."
+        )
 
     def _wait(self) -> ConnectionPoolEntry:
         waiter = self._waiter()
@@ -102,18 +104,22 @@ class SlotPool(Pool):
         try:
             waiter.block(self._timeout)
         except BaseException:  # cancelled or interrupted, perhaps with a slot in hand already
+            self._leave(waiter, began)
             if waiter.slot is not None:
                 self._give(waiter.slot)
             raise
-        finally:
-            with self._lock:
-                self._wait_seconds += time.monotonic() - began
-                if waiter.slot is None:
-                    self._queue.remove(waiter)
+        self._leave(waiter, began)
         if waiter.slot is None:
-            self._timeouts += 1
             raise PoolTimeoutError(self._full())
         return waiter.slot
+
+    def _leave(self, waiter: _Waiter, began: float) -> None:
+        """Take somebody out of the queue: after this nothing is given to him any more."""
+        with self._lock:
+            self._wait_seconds += time.monotonic() - began
+            if waiter.slot is None:
+                self._queue.remove(waiter)
+                self._timeouts += 1
 
     def _waiter(self) -> _Waiter:
         return _ThreadWaiter()
