@@ -76,21 +76,27 @@ class SlotPool(Pool):
         self._wait_seconds = 0.0
 
     def _do_get(self) -> ConnectionPoolEntry:
-        if not self._closed:
-            try:
-                slot = self._idle.pop()
-            except IndexError:
-                slot = self._wait()
-            if not self._closed:
-                self._holders[slot] = owner(), time.monotonic()
-                return slot
+        self._refuse_closed()
+        try:
+            slot = self._idle.pop()
+        except IndexError:
+            slot = self._wait()
+        try:
+            self._refuse_closed()
+        except DatabaseClosedError:
             # Closed while this one waited, and those behind it are to hear of it, too.
             slot.close()
             self._give(slot)
-        raise DatabaseClosedError(
-            f"The database {self.logging_name} has been closed. Make a Database once for as long as the program runs, "
-            "and close it at the end."
-        )
+            raise
+        self._holders[slot] = owner(), time.monotonic()
+        return slot
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise DatabaseClosedError(
+                f"The database {self.logging_name} has been closed. Make a Database once for as long as the program "
+                "runs, and close it at the end."
+            )
 
     def _wait(self) -> ConnectionPoolEntry:
         waiter = self._waiter()
