@@ -20,8 +20,6 @@ from worlds import World
 from atriz_database.errors import OutcomeUnknownError
 from atriz_database.url import DatabaseURL
 
-pytestmark = pytest.mark.gate
-
 _BACKENDS = 3
 
 
@@ -76,6 +74,7 @@ def repeat(world: World, clients: list[Any], rounds: int) -> list[tuple[int, int
     return [(number, each.result()) for number, each in enumerate(works)]
 
 
+@pytest.mark.gate
 @worlds.both
 def test_statements_that_repeat_are_never_prepared(world: World, place: Place, middle: Pooler) -> None:
     """Ten pools with four threads or tasks each on three backends: nothing is lost, every answer is one's own."""
@@ -109,6 +108,7 @@ _SHOWN = ", ".join(f"current_setting('{name}')" for name in SETTINGS)
 _DEFAULTS = ("0", "0", "read committed", "off")
 
 
+@pytest.mark.gate
 @worlds.both
 def test_settings_of_one_client_are_never_seen_by_another(world: World, place: Place, middle: Pooler) -> None:
     """Each transaction has what it asked for, and the next on the same backend has the defaults: by the hundred."""
@@ -135,6 +135,7 @@ def test_settings_of_one_client_are_never_seen_by_another(world: World, place: P
     assert len(place.backends()) <= _BACKENDS
 
 
+@pytest.mark.gate
 @worlds.both
 def test_each_setting_alone_is_gone_with_its_transaction(world: World, place: Place, middle: Pooler) -> None:
     """Seen on every backend, by a client without settings."""
@@ -148,6 +149,7 @@ def test_each_setting_alone_is_gone_with_its_transaction(world: World, place: Pl
             assert [tuple(row) for row in plain.query(f"SELECT {_SHOWN}")] == [_DEFAULTS]
 
 
+@pytest.mark.gate
 @worlds.both
 def test_without_the_option_the_pooler_is_noticed(world: World, place: Place, middle: Pooler) -> None:
     """Unnoticed, clients would run one another's prepared statements: the names are the same, and the rows wrong."""
@@ -158,6 +160,7 @@ def test_without_the_option_the_pooler_is_noticed(world: World, place: Place, mi
     assert clients[0].query("SELECT count(*) FROM pg_prepared_statements") == [(0,)]
 
 
+@pytest.mark.gate
 @worlds.both
 def test_past_the_pooler_statements_are_prepared(world: World, place: Place) -> None:
     """What repeats is prepared where the server is reached itself."""
@@ -167,6 +170,7 @@ def test_past_the_pooler_statements_are_prepared(world: World, place: Place) -> 
     assert db.query("SELECT count(*) > 0 FROM pg_prepared_statements") == [(True,)]
 
 
+@pytest.mark.gate
 @worlds.both
 def test_a_pooler_whose_server_is_killed_recovers(world: World, place: Place, middle: Pooler) -> None:
     """A backend that is killed behind it ends the transaction on it, and the next gets another one."""
@@ -179,6 +183,7 @@ def test_a_pooler_whose_server_is_killed_recovers(world: World, place: Place, mi
     assert db.query("SELECT count(*) FROM notes") == [(0,)]
 
 
+@pytest.mark.gate
 @worlds.both
 @pytest.mark.parametrize("committed", [True, False], ids=["committed", "not committed"])
 @pytest.mark.parametrize("last", [b"COMMIT", b"INSERT"], ids=["COMMIT", "a single statement"])
@@ -202,6 +207,7 @@ def test_a_commit_cut_off_behind_the_pooler_is_unknown(
         assert len(db.query("SELECT * FROM notes")) == committed
 
 
+@pytest.mark.gate
 @worlds.both
 def test_what_a_url_asks_of_the_session_is_refused_by_the_pooler_in_its_own_words(
     world: World, place: Place, middle: Pooler
