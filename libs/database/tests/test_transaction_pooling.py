@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -13,7 +14,7 @@ import worlds
 from place import Place
 from pooler import Pooler
 from second import Second
-from sqlalchemy import text
+from sqlalchemy import Column, MetaData, Table, Text, text
 from sqlalchemy.exc import DataError, OperationalError
 from worlds import World
 
@@ -216,4 +217,43 @@ def test_what_a_url_asks_of_the_session_is_refused_by_the_pooler_in_its_own_word
     db = world.open(f"{url(middle, place)}&options=-csearch_path%3Dother", pool_size=1)
     with pytest.raises(OperationalError, match="unsupported startup parameter"):
         db.query("SELECT 1")
+    assert db.pool.in_use == 0
+
+
+@pytest.mark.gate
+@worlds.both
+def test_many_rows_are_copied_through_it(world: World, place: Place, middle: Pooler) -> None:
+    """COPY by six clients at once, in transactions with other statements, and sessions of the ORM beside them."""
+    clients = [world.open(url(middle, place), pool_size=2) for _ in range(6)]
+    notes = Table("notes", MetaData(), Column("text", Text))
+
+    def work(number: int) -> int:
+        db = clients[number]
+        with db.transaction():
+            copied = db.copy_rows(notes, ({"text": f"{number} {row}"} for row in range(500)))
+            db.execute("INSERT INTO notes VALUES (:text)", text=f"{number} last")
+        with db.session() as session:
+            session.execute(text("INSERT INTO notes VALUES (:text)"), {"text": f"{number} session"})
+        return int(copied)
+
+    works = [world.start(lambda number=number: work(number)) for number in range(6)]  # type: ignore[misc]
+    assert [each.result() for each in works] == [500] * 6
+    assert place.rows("SELECT count(*), count(DISTINCT text) FROM notes") == [(6 * 502, 6 * 502)]
+    assert len(place.backends()) <= _BACKENDS
+
+
+@pytest.mark.gate
+@worlds.in_tasks
+def test_a_cancelled_task_stops_its_own_statement_and_no_other(world: World, place: Place, middle: Pooler) -> None:
+    """Through the pooler, too: the backend is free again, and statements of others on the rest go on."""
+    db = world.open(url(middle, place), pool_size=4)
+    for _ in range(5):
+        others = [world.start(lambda: db.query("SELECT pg_sleep(0.2), 1")) for _ in range(_BACKENDS - 1)]
+        work = world.start(lambda: db.query("SELECT pg_sleep(60)"))
+        world.until(lambda: len(place.backends("active")) == _BACKENDS)
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            work.result()
+        assert [other.result()[0][1] for other in others] == [1] * (_BACKENDS - 1)
+        world.until(lambda: not place.backends("active"))
     assert db.pool.in_use == 0
