@@ -363,6 +363,16 @@ LEVEL_4 = [
         environment="production",
         environment_origin="the process environment",
     ),
+    Case(
+        "embedded: production with a server is refused where it may go without TLS",
+        {"APP_ENV": "production", "PGHOST": "here"},
+        error=("from PGHOST in the process environment", "without TLS", "sslmode=disable"),
+    ),
+    Case(
+        "embedded: production with a URL of another host is refused where it may go without TLS",
+        {"APP_ENV": "production", "DATABASE_URL": "postgresql://ann:hunter@here/mextrack_db?sslmode=prefer"},
+        error=("from DATABASE_URL in the process environment", "sslmode=prefer falls back", "sslmode=disable"),
+    ),
 ]
 
 ENVIRONMENT = [

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
+import psycopg
 import sqlalchemy
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from atriz_database import libpq
 from atriz_database.pool import AsyncSlotPool, SlotPool, ping_idle
@@ -49,7 +52,7 @@ def create_engine(url: DatabaseURL, *, name: str, settings: PoolSettings) -> Eng
     :param name: what the server and our messages call it.
     """
     engine = sqlalchemy.create_engine(**_arguments(url, name, settings), poolclass=SlotPool)
-    _finish(engine, settings)
+    _finish(engine, url, settings)
     return engine
 
 
@@ -57,9 +60,20 @@ def create_async_engine(url: DatabaseURL, *, name: str, settings: PoolSettings) 
     """Return the like for tasks."""
     from sqlalchemy.ext.asyncio import create_async_engine
 
-    engine = create_async_engine(**_arguments(url, name, settings), poolclass=AsyncSlotPool)
-    _finish(engine.sync_engine, settings)
+    arguments = _arguments(url, name, settings)
+    arguments["connect_args"]["async_creator_fn"] = _connect
+    engine = create_async_engine(**arguments, poolclass=AsyncSlotPool)
+    _finish(engine.sync_engine, url, settings)
     return engine
+
+
+async def _connect(**parameters: Any) -> psycopg.AsyncConnection[Any]:
+    try:
+        return await psycopg.AsyncConnection.connect(**parameters)
+    except asyncio.CancelledError as error:
+        # The frames of psycopg's in its traceback hold what is connected by half, and SQLAlchemy's hold the error in
+        # a cycle: the server would keep a client until garbage is next collected.
+        raise error.with_traceback(None) from None
 
 
 def _arguments(url: DatabaseURL, name: str, settings: PoolSettings) -> dict[str, Any]:
@@ -78,7 +92,28 @@ def _arguments(url: DatabaseURL, name: str, settings: PoolSettings) -> dict[str,
     }
 
 
-def _finish(engine: Engine, settings: PoolSettings) -> None:
+def _finish(engine: Engine, url: DatabaseURL, settings: PoolSettings) -> None:
+    if not url.pooler:
+        event.listen(engine, "connect", _mind_pooler)
     if settings.pre_ping:
         assert isinstance(engine.pool, SlotPool)
         ping_idle(engine.pool)
+
+
+def _mind_pooler(dbapi_connection: Any, slot: ConnectionPoolEntry) -> None:
+    """Have nothing prepared on a new connection that a pooler turns out to stand before.
+
+    Each client of psycopg calls its prepared statements ``_pg3_0``, ``_pg3_1`` and so on. In transaction mode it meets
+    those of others on the backends that it gets, and would run them in place of its own: wrong rows, and no error. A
+    server tells a client the backend's pid when they connect, a pooler something that it made up.
+    """
+    driver: Any = slot.driver_connection
+    dbapi_connection.autocommit = True  # One round trip; a transaction around it would take two more.
+    cursor = dbapi_connection.cursor()
+    try:
+        cursor.execute("SELECT pg_backend_pid()")
+        if cursor.fetchone()[0] != driver.info.backend_pid:
+            driver.prepare_threshold = None
+    finally:
+        cursor.close()
+    dbapi_connection.autocommit = False

@@ -9,6 +9,7 @@ connections that a quiet time has no use for stay at the bottom until they are t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import select
 import threading
@@ -75,23 +76,34 @@ class SlotPool(Pool):
         self._wait_seconds = 0.0
 
     def _do_get(self) -> ConnectionPoolEntry:
+        self._refuse_closed()
+        try:
+            slot = self._idle.pop()
+        except IndexError:
+            slot = self._wait()
+        try:
+            self._refuse_closed()
+        except DatabaseClosedError:
+            # Closed while this one waited, and those behind it are to hear of it, too.
+            slot.close()
+            self._give(slot)
+            raise
+        self._holders[slot] = owner(), time.monotonic()
+        return slot
+
+    def _refuse_closed(self) -> None:
         if self._closed:
             raise DatabaseClosedError(
                 f"The database {self.logging_name} has been closed. Make a Database once for as long as the program "
                 "runs, and close it at the end."
             )
-        try:
-            slot = self._idle.pop()
-        except IndexError:
-            slot = self._wait()
-        self._holders[slot] = owner(), time.monotonic()
-        return slot
 
     def _wait(self) -> ConnectionPoolEntry:
         waiter = self._waiter()
         began = time.monotonic()
         with self._lock:
-            if self._idle:
+            # One may have come back meanwhile, and whoever does not wait takes it without the lock.
+            with contextlib.suppress(IndexError):
                 return self._idle.pop()
             self._queue.append(waiter)
             self._waits += 1

@@ -22,9 +22,9 @@ from atriz_database.workspace import Package, Workspace, prefix
 ENVIRONMENTS = ("development", "test", "production")
 PROCESS = "the process environment"
 EMBEDDED = "the embedded server"
-# PGUSER alone, or PGPORT, says how to reach a server and not which.
 # The others may end in a connection without TLS, whether or not the server could do better.
 _DECIDED = ("disable", "require", "verify-ca", "verify-full")
+# PGUSER alone, or PGPORT, says how to reach a server and not which.
 _NAMES_A_SERVER = ("PGHOST", "PGHOSTADDR", "PGSERVICE")
 
 

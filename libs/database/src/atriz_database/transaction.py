@@ -177,7 +177,7 @@ def single(engine: Engine) -> Iterator[Connection]:
             driver.autocommit = True
             yield connection
         except DBAPIError as error:
-            if error.connection_invalidated and sqlstate(error) is None:
+            if error.connection_invalidated and not _by_server(error):
                 raise OutcomeUnknownError(
                     f"The connection to {engine.pool.logging_name} broke while a statement was under way. If it was to "
                     "change something, it is not known whether it has: look before you run it again. The driver said: "
@@ -229,6 +229,15 @@ def sqlstate(error: BaseException) -> str | None:
     """Return the server's code of an error, of SQLAlchemy's or of psycopg's."""
     state: str | None = getattr(error.orig if isinstance(error, DBAPIError) else error, "sqlstate", None)
     return state
+
+
+def _by_server(error: DBAPIError) -> bool:
+    """Whether the server itself said why it ended the connection, and so rolled back.
+
+    A pooler says something as well, when it has lost the server, and knows no more than we do. Only PostgreSQL says
+    where in its source an error was raised.
+    """
+    return isinstance(error.orig, Error) and error.orig.diag.source_function is not None
 
 
 def said(error: DBAPIError) -> str:
