@@ -10,19 +10,35 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from atriz_database.errors import AtrizError
+    from atriz_database.asynchronous import AsyncDatabase
+    from atriz_database.database import Database
+    from atriz_database.errors import (
+        AtrizError,
+        DatabaseClosedError,
+        OutcomeUnknownError,
+        PoolTimeoutError,
+        TransactionError,
+    )
     from atriz_database.model import NAMING_CONVENTION, Reference, reference, references
+    from atriz_database.pool import PoolState
     from atriz_database.settings import Target, resolve
     from atriz_database.url import DatabaseURL
     from atriz_database.workspace import Package, Workspace
 
 __all__ = [
     "NAMING_CONVENTION",
+    "AsyncDatabase",
     "AtrizError",
+    "Database",
+    "DatabaseClosedError",
     "DatabaseURL",
+    "OutcomeUnknownError",
     "Package",
+    "PoolState",
+    "PoolTimeoutError",
     "Reference",
     "Target",
+    "TransactionError",
     "Workspace",
     "reference",
     "references",
@@ -31,11 +47,18 @@ __all__ = [
 
 _MODULES = {
     "NAMING_CONVENTION": "model",
+    "AsyncDatabase": "asynchronous",
     "AtrizError": "errors",
+    "Database": "database",
+    "DatabaseClosedError": "errors",
     "DatabaseURL": "url",
+    "OutcomeUnknownError": "errors",
     "Package": "workspace",
+    "PoolState": "pool",
+    "PoolTimeoutError": "errors",
     "Reference": "model",
     "Target": "settings",
+    "TransactionError": "errors",
     "Workspace": "workspace",
     "reference": "model",
     "references": "model",

@@ -13,34 +13,13 @@ import psycopg
 from psycopg import errors, pq, sql
 from psycopg.conninfo import make_conninfo
 
-from atriz_database import interrupt
+from atriz_database import interrupt, libpq
 from atriz_database.errors import DatabaseMissingError, ServerError, ServerUnreachableError, SettingsError
 from atriz_database.settings import EMBEDDED, Target
-from atriz_database.url import DEFAULT_PORT
+from atriz_database.url import DatabaseURL
 
 OLDEST_VERSION = 12
 _MAINTENANCE = ("postgres", "template1")
-_CONNECT_SECONDS = 10
-# What the embedded server is reached with, whatever PG* in the process environment ask of other servers.
-_PLAIN = {
-    "channel_binding": "prefer",
-    "gssencmode": "disable",
-    "options": "",
-    "require_auth": "",
-    "requirepeer": "",
-    "sslmode": "disable",
-    "sslnegotiation": "postgres",
-    "target_session_attrs": "any",
-}
-# A connection may say nothing for as long as a revision takes: a firewall must not forget it meanwhile, and a server
-# whose machine is gone is noticed within a minute. Of the least that libpq takes; a Unix socket has no use for them.
-_KEEPALIVES = {
-    "keepalives": "1",
-    "keepalives_idle": "30",
-    "keepalives_interval": "10",
-    "keepalives_count": "3",
-    "tcp_user_timeout": "60000",  # in milliseconds
-}
 _POLL_SECONDS = 0.2
 # What is left of a database whose DROP was cut off: PostgreSQL lets nobody in, and only takes another DROP.
 _INVALID = "SELECT FROM pg_database WHERE datname = %s AND datconnlimit = -2"
@@ -89,27 +68,11 @@ def parameters(target: Target, purpose: str = "") -> dict[str, Any]:
     """Return what `psycopg.connect` needs to reach `target` and no other server."""
     if target.url is None:
         raise ServerError(f"{target.database} is on the embedded server, which has not been started.")
-    given = dict(target.url.parameters)
-    if "service" not in given:
-        # What PG* in the process environment say of another server must not fill the gaps of this one.
-        given = {"host": "", "hostaddr": "", "port": DEFAULT_PORT, **given}
+    url = target.url
     if target.origin == EMBEDDED:
-        given = {**_known(_PLAIN), **given}
+        url = DatabaseURL({**libpq.known(libpq.PLAIN), **url.parameters})
     name = f"atriz {purpose} {target.package.name} ({socket.gethostname()}:{os.getpid()})".replace("  ", " ")
-    return {
-        "application_name": name[:63],  # libpq cuts longer ones off with a notice.
-        # In a database whose encoding is SQL_ASCII psycopg would give bytes for text.
-        "client_encoding": "utf8",
-        "connect_timeout": str(_CONNECT_SECONDS),
-        **_known(_KEEPALIVES),
-        **given,
-    }
-
-
-def _known(given: dict[str, str]) -> dict[str, str]:
-    """Return what this libpq knows of: an old one refuses newer keywords."""
-    keywords = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
-    return {keyword: value for keyword, value in given.items() if keyword in keywords}
+    return dict(libpq.parameters(url, name))
 
 
 def maintenance(target: Target, *, purpose: str = "", wait: float = 0.0) -> Connection:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 __all__ = [
     "AtrizError",
+    "DatabaseClosedError",
     "DatabaseMissingError",
     "LabelError",
     "LockTimeoutError",
     "MigrationError",
+    "OutcomeUnknownError",
+    "PoolTimeoutError",
     "RevisionError",
     "SeedError",
     "ServerError",
     "ServerUnreachableError",
     "SettingsError",
+    "TransactionError",
     "VerificationError",
     "WorkspaceError",
 ]
@@ -81,3 +85,19 @@ class VerificationError(AtrizError):
     """A revision cannot be applied, undone, and applied again as it should be."""
 
     status = 3
+
+
+class DatabaseClosedError(AtrizError):
+    """A `Database` was used after its `close()`."""
+
+
+class PoolTimeoutError(AtrizError):
+    """Every connection of the pool was in use for as long as the caller would wait."""
+
+
+class TransactionError(AtrizError):
+    """A transaction was used in a way that PostgreSQL would not carry out; it has been rolled back."""
+
+
+class OutcomeUnknownError(AtrizError):
+    """The connection broke while COMMIT was under way: the transaction is either committed as a whole or not at all."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # The plugin is loaded with every pytest of an environment, w
     from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session
 
+    from atriz_database.asynchronous import AsyncDatabase
+    from atriz_database.database import Database
     from atriz_database.databases import Connection
     from atriz_database.server import Server
     from atriz_database.settings import Target
@@ -210,6 +212,56 @@ def target(request: pytest.FixtureRequest, package: Package, _clones: Clones) ->
         yield made
 
 
+@pytest.fixture
+def database(target: Target) -> Iterator[Database]:
+    """Yield a `Database` of the test's own, migrated, closed and dropped after the test.
+
+    Costs a clone, FIGURE, where `connection` and `session` cost FIGURE. For code that commits, has several
+    connections, or takes a `Database`; ``database.url`` is for code that takes a URL.
+    """
+    from atriz_database.database import Database
+
+    with Database(_url(target), name=target.package.name, production=False) as made:
+        yield made
+
+
+@pytest.fixture
+def async_database(target: Target) -> Iterator[AsyncDatabase]:
+    """Yield an `AsyncDatabase` on the database that `database` is on; costs the same."""
+    from atriz_database.asynchronous import AsyncDatabase
+    from atriz_database.testing.transaction import outside_loop
+
+    with outside_loop(AsyncDatabase(_url(target), name=target.package.name, production=False)) as made:
+        yield made
+
+
+@pytest.fixture
+def fleet(
+    request: pytest.FixtureRequest,
+    package: Package,
+    database: Database,
+    _clones: Clones,
+    _workspaces: Callable[[Path], Workspace],
+) -> Iterator[Mapping[str, Database]]:
+    """Yield databases of the test's own by their packages' names: the package's, and all that it depends on.
+
+    Costs a clone for each. The package's own is `database`.
+    """
+    from contextlib import ExitStack
+
+    from atriz_database.database import Database
+
+    with ExitStack() as stack:
+        made = {}
+        for each in _workspaces(package.folder).select(package.name, dependencies=True):
+            if each == package:
+                made[each.name] = database
+                continue
+            target = stack.enter_context(_cloned(request, _clones, each))
+            made[each.name] = stack.enter_context(Database(_url(target), name=each.name, production=False))
+        yield made
+
+
 @pytest.fixture(scope="session")
 def _shared(_clones: Clones) -> Iterator[Callable[[Package, bool], Shared]]:
     """Yield a function that gives what a process's rolled-back tests of a package share, with seeds or without."""
@@ -255,7 +307,7 @@ def session(_transaction: Both) -> Iterator[Session]:
     """
     from sqlalchemy.orm import Session
 
-    with Session(_transaction[0], join_transaction_mode="create_savepoint") as opened:
+    with Session(_transaction[0], join_transaction_mode="create_savepoint", expire_on_commit=False) as opened:
         yield opened
 
 
@@ -286,6 +338,17 @@ def async_session(_async_transaction: AsyncBoth) -> Iterator[AsyncSession]:
     made = AsyncSession(_async_transaction[0], join_transaction_mode="create_savepoint", expire_on_commit=False)
     with outside_loop(made) as opened:
         yield opened
+
+
+def _url(target: Target) -> DatabaseURL:
+    """Return the URL of a target, complete in itself: what PG* say of another server is not mixed into it."""
+    from atriz_database import libpq, settings
+    from atriz_database.url import DatabaseURL
+
+    assert target.url is not None
+    if target.origin != settings.EMBEDDED:
+        return target.url
+    return DatabaseURL({**libpq.known(libpq.PLAIN), **target.url.parameters})
 
 
 def _is_seeded(request: pytest.FixtureRequest) -> bool:

@@ -17,12 +17,14 @@ from pathlib import Path
 
 from atriz_database.errors import SettingsError
 from atriz_database.url import DatabaseURL, is_port
-from atriz_database.workspace import Package, Workspace
+from atriz_database.workspace import Package, Workspace, prefix
 
 ENVIRONMENTS = ("development", "test", "production")
 PROCESS = "the process environment"
 EMBEDDED = "the embedded server"
 # PGUSER alone, or PGPORT, says how to reach a server and not which.
+# The others may end in a connection without TLS, whether or not the server could do better.
+_DECIDED = ("disable", "require", "verify-ca", "verify-full")
 _NAMES_A_SERVER = ("PGHOST", "PGHOSTADDR", "PGSERVICE")
 
 
@@ -89,6 +91,70 @@ def resolve(
     if administrative:
         _refuse_other_shared_database(workspace, packages, files, environ)
     return targets
+
+
+def without_workspace(
+    package: str, variable: str, environ: Mapping[str, str] | None = None
+) -> tuple[DatabaseURL, bool]:
+    """Return where a package's database is by the process environment alone, and whether this is production.
+
+    :param variable: the variable of its URL, which no manifest is there to say.
+
+    Raise `SettingsError` if no variable leads to a database.
+    """
+    environ = os.environ if environ is None else environ
+    environment = environ.get("APP_ENV", "development")
+    if environment not in ENVIRONMENTS:
+        raise _not_an_environment(Value("APP_ENV", environment, PROCESS))
+    names = (f"{prefix(package)}_{variable}", variable)
+    for name in names:
+        if name in environ:
+            value = Value(name, environ[name], PROCESS)
+            break
+    else:
+        raise SettingsError(
+            f"No database is named for {package}. Looked for {' and '.join(names)} in {PROCESS}, and not for .env "
+            f"files, because there is no workspace around {Path.cwd()}. Set one of the two."
+        )
+    try:
+        url = DatabaseURL.parse(value.text)
+    except SettingsError as error:
+        raise SettingsError(f"{value} {error}.") from None
+    _refuse_plain(url, environment == "production", str(value), environ)
+    return url, environment == "production"
+
+
+def usable(url: str | DatabaseURL, *, production: bool | None, environ: Mapping[str, str] | None = None) -> DatabaseURL:
+    """Return the URL that an application gave.
+
+    :param production: whether TLS is needed to another host, `None` to ask APP_ENV in the process environment.
+
+    Raise `SettingsError` if it cannot be parsed, or leads to another host without TLS in production.
+    """
+    environ = os.environ if environ is None else environ
+    if isinstance(url, str):
+        try:
+            url = DatabaseURL.parse(url)
+        except SettingsError as error:
+            raise SettingsError(f"The URL {error}.") from None
+    _refuse_plain(url, environ.get("APP_ENV") == "production" if production is None else production, "", environ)
+    return url
+
+
+def _refuse_plain(url: DatabaseURL, production: bool, origin: str, environ: Mapping[str, str]) -> None:
+    """Refuse a URL of production that leads to another host and may do so without TLS."""
+    if not production or url.is_local or url.parameters.get("gssencmode") == "require":
+        return
+    mode = url.parameters.get("sslmode") or environ.get("PGSSLMODE") or ""
+    if mode in _DECIDED:
+        return
+    how = f"sslmode={mode} falls" if mode else "without sslmode libpq falls"
+    where = f" (from {origin})" if origin else ""
+    raise SettingsError(
+        f"{url}{where} leads to another host in production, and {how} back to a connection without TLS. Add "
+        "sslmode=verify-full with sslrootcert=system or the file of your authority, or sslmode=require; if the network "
+        "itself is trusted say so with sslmode=disable."
+    )
 
 
 def direct_variable(target: Target) -> str:
@@ -191,6 +257,7 @@ def _target(package: Package, files: _Files, environ: Mapping[str, str], adminis
             url = DatabaseURL.parse(value.text)
         except SettingsError as error:
             raise SettingsError(f"{value} {error}.") from None
+        _refuse_plain(url, environment == "production", str(value), environ)
         return Target(package, url, str(value), environment, environment_origin)
     server, origin = _server(files.root, environ)
     if server is None:
@@ -203,6 +270,7 @@ def _target(package: Package, files: _Files, environ: Mapping[str, str], adminis
             )
         return Target(package, None, EMBEDDED, environment, environment_origin)
     url = DatabaseURL({**server, "dbname": package.database})
+    _refuse_plain(url, environment == "production", origin, environ)
     return Target(package, url, origin, environment, environment_origin)
 
 
@@ -272,8 +340,12 @@ def _environment(package: Package, files: _Files, environ: Mapping[str, str]) ->
     if value is None:
         return "development", None
     if value.text not in ENVIRONMENTS:
-        raise SettingsError(f"{value} is {value.text!r}. It must be {', '.join(ENVIRONMENTS[:-1])} or production.")
+        raise _not_an_environment(value)
     return value.text, value.origin
+
+
+def _not_an_environment(value: Value) -> SettingsError:
+    return SettingsError(f"{value} is {value.text!r}. It must be {', '.join(ENVIRONMENTS[:-1])} or production.")
 
 
 def _refuse_ambiguous_variables(packages: Sequence[Package], environ: Mapping[str, str], administrative: bool) -> None:

@@ -13,6 +13,7 @@ from atriz_database.errors import SettingsError
 
 # SQLAlchemy's way to name a driver is accepted, because people paste such URLs; the driver is always psycopg 3.
 _SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
+_POOLERS = ("transaction",)
 _SECRETS = frozenset({"password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"})
 DEFAULT_PORT = "5432"
 _PORT = re.compile("[0-9]{1,5}")
@@ -31,16 +32,20 @@ class DatabaseURL:
 
     parameters: Mapping[str, str]
     """libpq keywords (``host``, ``dbname``, …) and their values, decoded."""
+    pooler: str = ""
+    """``transaction`` where a connection pooler in that mode stands before the server; libpq hears nothing of it."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parameters", MappingProxyType(dict(self.parameters)))
 
-    def __reduce__(self) -> tuple[type[DatabaseURL], tuple[dict[str, str]]]:
-        return DatabaseURL, (dict(self.parameters),)  # A mapping proxy cannot be pickled.
+    def __reduce__(self) -> tuple[type[DatabaseURL], tuple[dict[str, str], str]]:
+        return DatabaseURL, (dict(self.parameters), self.pooler)  # A mapping proxy cannot be pickled.
 
     @classmethod
     def parse(cls, text: str) -> DatabaseURL:
         """Return the URL written in `text`, percent signs decoded.
+
+        ``?pooler=transaction`` is an option of ours, and the rest libpq's.
 
         Raise `SettingsError` if it is blank, is not a URL of PostgreSQL, or names no database. No message repeats
         any part of `text`: a password with an unescaped ``@`` or ``/`` stands where a host or a port is expected.
@@ -67,6 +72,7 @@ class DatabaseURL:
         if authority.count("@") > 1 or "@" in path.partition("?")[0]:
             # libpq ends the password at the first @ and would take the rest of it for the host and the database.
             raise unreadable
+        rest, pooler = _take_pooler(rest)
         try:
             parameters = {key: str(value) for key, value in conninfo_to_dict(f"postgresql://{rest}").items()}
         except (ProgrammingError, UnicodeError):
@@ -77,7 +83,7 @@ class DatabaseURL:
         port = parameters.get("port", DEFAULT_PORT)
         if not all(is_port(part) for part in port.split(",") if part):
             raise SettingsError("has a port that is not a number from 1 to 65535")
-        return cls(parameters)
+        return cls(parameters, pooler)
 
     @property
     def database(self) -> str:
@@ -103,7 +109,7 @@ class DatabaseURL:
 
     def with_database(self, name: str) -> DatabaseURL:
         """Return the same server with another database."""
-        return DatabaseURL({**self.parameters, "dbname": name})
+        return DatabaseURL({**self.parameters, "dbname": name}, self.pooler)
 
     def without_secrets(self) -> DatabaseURL:
         """Return the same place without a password: whoever has it elsewhere (PGPASSWORD, a file) can connect."""
@@ -128,6 +134,8 @@ class DatabaseURL:
         authority += "@" if authority else ""
         authority += f"[{host}]" if ":" in host else quote(host, safe="")
         authority += f":{port}" if port else ""
+        if self.pooler:
+            rest["pooler"] = self.pooler
         query = f"?{urlencode(rest, quote_via=quote, safe='/*')}" if rest else ""
         return f"postgresql://{authority}/{quote(name, safe='')}{query}"
 
@@ -136,6 +144,22 @@ class DatabaseURL:
 
     def __repr__(self) -> str:
         return f"DatabaseURL({self.text()!r})"
+
+
+def _take_pooler(rest: str) -> tuple[str, str]:
+    """Return the URL without our own option, which libpq does not know, and the option's value."""
+    before, _, query = rest.partition("?")
+    words = query.split("&") if query else []
+    values = [word.partition("=")[2] for word in words if word.partition("=")[0] == "pooler"]
+    if not values:
+        return rest, ""
+    if values[-1] not in _POOLERS:
+        raise SettingsError(
+            "has a pooler that is not known; pooler=transaction is for PgBouncer and its like in transaction mode, and "
+            "a pooler in session mode needs no option"
+        )
+    others = "&".join(word for word in words if word.partition("=")[0] != "pooler")
+    return f"{before}?{others}" if others else before, values[-1]
 
 
 def is_port(text: str) -> bool:

@@ -36,11 +36,16 @@ class Package:
     @property
     def prefix(self) -> str:
         """What stands before a variable's name to mean this package's: ``MEXTRACK``."""
-        return re.sub(r"\W", "_", self.name.upper())
+        return prefix(self.name)
 
     def shown(self, path: Path) -> str:
         """Return a path as messages show it: from the workspace's folder, where it lies below it."""
         return str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
+
+
+def prefix(name: str) -> str:
+    """Return what stands before a variable's name to mean that of the package called `name`."""
+    return re.sub(r"\W", "_", name.upper())
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,257 @@
+"""Many rows into one table, through COPY."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from operator import itemgetter
+from typing import Any
+
+import psycopg
+import sqlalchemy
+from sqlalchemy import Column, Connection, Table
+from sqlalchemy.exc import DBAPIError, NoInspectionAvailable
+
+Rows = Iterable[Mapping[str, Any] | Sequence[Any] | object]
+AsyncRows = AsyncIterable[Mapping[str, Any] | Sequence[Any] | object]
+
+_Values = Sequence[Any]
+_NONE = object()
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """A column that is copied."""
+
+    key: str
+    """What rows call it."""
+    column: Column[Any]
+
+
+def copy(connection: Connection, table: Table | type, rows: Rows | AsyncRows) -> int:
+    """Copy `rows` into `table` and return how many the server took.
+
+    Raise `TypeError` or `ValueError` if a row does not fit the table, and SQLAlchemy's errors if the server refuses.
+    """
+    fields = _fields(table)
+    if isinstance(rows, AsyncIterable):
+        from sqlalchemy.util import await_
+
+        return await_(_copy_async(connection, fields, aiter(rows)))
+    if connection.dialect.is_async:
+        from sqlalchemy.util import await_
+
+        return await_(_copy_async(connection, fields, _as_async(iter(rows))))
+    return _copy(connection, fields, iter(rows))
+
+
+def _copy(connection: Connection, fields: list[_Field], rows: Iterator[object]) -> int:
+    first = next(rows, _NONE)
+    if first is _NONE:
+        return 0
+    statement, convert = _plan(connection, fields, first)
+    driver = connection.connection.driver_connection
+    assert driver is not None
+    try:
+        with driver.cursor() as cursor:
+            with cursor.copy(statement) as stream:
+                write = stream.write_row
+                for row in map(convert, chain([first], rows)):
+                    write(row)
+            return int(cursor.rowcount)
+    except psycopg.Error as error:
+        raise _as_sqlalchemys(connection, statement, error) from error
+
+
+async def _copy_async(connection: Connection, fields: list[_Field], rows: AsyncIterator[object]) -> int:
+    first = await anext(rows, _NONE)
+    if first is _NONE:
+        return 0
+    statement, convert = _plan(connection, fields, first)
+    driver = connection.connection.driver_connection
+    assert driver is not None
+    try:
+        async with driver.cursor() as cursor:
+            async with cursor.copy(statement) as stream:
+                await stream.write_row(convert(first))
+                async for row in rows:
+                    await stream.write_row(convert(row))
+            return int(cursor.rowcount)
+    except psycopg.Error as error:
+        raise _as_sqlalchemys(connection, statement, error) from error
+
+
+async def _as_async(rows: Iterator[object]) -> AsyncIterator[object]:
+    for row in rows:
+        yield row
+
+
+def _as_sqlalchemys(connection: Connection, statement: str, error: psycopg.Error) -> BaseException:
+    """Return the error as SQLAlchemy gives those of its own statements, so that there is one way to catch it."""
+    lost = bool(getattr(connection.connection.driver_connection, "closed", True))
+    if lost:
+        connection.invalidate(error)
+    return DBAPIError.instance(
+        statement,
+        None,
+        error,
+        psycopg.Error,
+        connection_invalidated=lost,
+        dialect=connection.dialect,
+    )
+
+
+def _fields(table: Table | type) -> list[_Field]:
+    """Return the columns of a table that can be written, called as rows call them."""
+    if isinstance(table, Table):
+        return [_Field(column.key, column) for column in table.columns if column.computed is None]
+    try:
+        mapper: Any = sqlalchemy.inspect(table)
+    except NoInspectionAvailable:
+        mapper = None
+    local = getattr(mapper, "local_table", None)
+    if not isinstance(local, Table):
+        raise TypeError(f"{table!r} is neither a Table nor a class that is mapped to one")
+    if mapper.inherits is not None and mapper.inherits.local_table is not local:
+        raise TypeError(f"{table.__name__} has its columns in several tables; copy into each of them")
+    return [
+        _Field(mapper.get_property_by_column(column).key, column) for column in local.columns if column.computed is None
+    ]
+
+
+def _plan(connection: Connection, fields: list[_Field], first: object) -> tuple[str, Callable[[object], _Values]]:
+    """Return the statement for rows like the first, and what makes a row's values of a row."""
+    if isinstance(first, Mapping):
+        chosen, convert = _from_mappings(fields, first)
+    elif isinstance(first, Sequence) and not isinstance(first, str | bytes):
+        chosen, convert = fields, _as_it_is
+    elif hasattr(first, "_sa_instance_state"):
+        chosen, convert = _from_objects(fields, first)
+    else:
+        raise TypeError(f"a row is a mapping, a tuple or a mapped object, not {type(first).__name__}")
+    convert = _bound(connection, chosen, convert)
+    preparer = connection.dialect.identifier_preparer
+    names = ", ".join(preparer.quote(field.column.name) for field in chosen)
+    return f"COPY {preparer.format_table(fields[0].column.table)} ({names}) FROM STDIN", convert
+
+
+def _as_it_is(row: Any) -> _Values:
+    values: _Values = row
+    return values
+
+
+def _from_mappings(fields: list[_Field], first: Mapping[str, Any]) -> tuple[list[_Field], Callable[[Any], _Values]]:
+    known = {field.key for field in fields}
+    if unknown := [str(key) for key in first if key not in known]:
+        raise ValueError(f"{_name(fields)} has no column to write that is called {', '.join(unknown)}")
+    chosen, defaults = _chosen(fields, first)
+    get, given = _getter(chosen), len(first)
+
+    def convert(row: Mapping[str, Any]) -> _Values:
+        if len(row) == given:
+            try:
+                return get(row)
+            except KeyError:
+                pass
+        if extra := row.keys() - {field.key for field in chosen}:
+            raise ValueError(
+                f"a row has {', '.join(sorted(extra))}, which the first one lacks. The first row says what is copied."
+            )
+        return get(_completed(row, chosen, defaults))
+
+    return chosen, convert
+
+
+def _from_objects(fields: list[_Field], first: object) -> tuple[list[_Field], Callable[[Any], _Values]]:
+    chosen, defaults = _chosen(fields, vars(first))
+    get = _getter(chosen)
+    left_out = {field.key for field in fields} - {field.key for field in chosen}
+
+    def convert(row: object) -> _Values:
+        values = vars(row)
+        if not left_out.isdisjoint(values):
+            extra = ", ".join(sorted(left_out & values.keys()))
+            raise ValueError(f"an object has {extra}, which the first one lacks. The first one says what is copied.")
+        try:
+            return get(values)
+        except KeyError:
+            return get(_completed(values, chosen, defaults))
+
+    return chosen, convert
+
+
+def _chosen(fields: list[_Field], first: Mapping[str, Any]) -> tuple[list[_Field], dict[str, Any]]:
+    """Return what is copied, the columns of the first row and those with a default of Python's; and these defaults.
+
+    The other columns are left to the server's defaults.
+    """
+    defaults = {field.key: field.column.default for field in fields if field.column.default is not None}
+    for key, default in defaults.items():
+        if key not in first and not (default.is_scalar or default.is_callable):
+            raise ValueError(
+                f"the default of {_name(fields)}.{key} is SQL, which COPY cannot compute: give each row a value, or "
+                "make it a server_default"
+            )
+    chosen = [field for field in fields if field.key in first or field.key in defaults]
+    if not chosen:
+        raise ValueError(f"the first row gives no column of {_name(fields)} a value")
+    return chosen, defaults
+
+
+def _completed(row: Mapping[str, Any], chosen: list[_Field], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row with the defaults of what it lacks."""
+    completed = {field.key: row[field.key] for field in chosen if field.key in row}
+    for field in chosen:
+        if field.key in completed:
+            continue
+        default = defaults.get(field.key)
+        if default is None:
+            raise ValueError(f"a row lacks {field.key}, which the first one has. The first row says what is copied.")
+        completed[field.key] = default.arg(_Context(row)) if default.is_callable else default.arg
+    return completed
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    """What SQLAlchemy gives to a default that is computed from other columns."""
+
+    current_parameters: Mapping[str, Any]
+
+    def get_current_parameters(self, isolate_multiinsert_groups: bool = True) -> Mapping[str, Any]:
+        """Return the row."""
+        return self.current_parameters
+
+
+def _getter(chosen: list[_Field]) -> Callable[[Mapping[str, Any]], _Values]:
+    if len(chosen) == 1:
+        (key,) = (field.key for field in chosen)
+        return lambda row: (row[key],)
+    return itemgetter(*(field.key for field in chosen))
+
+
+def _bound(
+    connection: Connection, chosen: list[_Field], convert: Callable[[object], _Values]
+) -> Callable[[object], _Values]:
+    """Return `convert` with each value made into what the driver takes, by the types of the model."""
+    processors = []
+    for position, field in enumerate(chosen):
+        implementation = field.column.type.dialect_impl(connection.dialect)
+        if getattr(implementation, "_has_bind_expression", False):
+            raise ValueError(f"{field.key} is written through an SQL function, which COPY cannot call")
+        if (processor := implementation.bind_processor(connection.dialect)) is not None:
+            processors.append((position, processor))
+    if not processors:
+        return convert
+
+    def bound(row: object) -> _Values:
+        values = list(convert(row))
+        for position, processor in processors:
+            values[position] = processor(values[position])
+        return values
+
+    return bound
+
+
+def _name(fields: list[_Field]) -> str:
+    return str(fields[0].column.table.fullname)
