@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -15,7 +14,7 @@ from atriz_database import settings
 
 
 @pytest.fixture
-def tree(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Tree]:
+def tree(tmp_path: Path, request: pytest.FixtureRequest, new_database_name: Callable[[str], str]) -> Iterator[Tree]:
     """Yield an empty repository, its databases on the server of the test run."""
     root = tmp_path / "repository"
     root.mkdir()
@@ -25,7 +24,7 @@ def tree(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Tree]:
         environ["ATRIZ_SERVER_HOME"] = str(request.getfixturevalue("server_home"))
     else:
         environ |= {name: value for name, value in os.environ.items() if name.startswith("PG")}
-    made = Tree(root, environ, uuid.uuid4().hex[:8])
+    made = Tree(root, environ, new_database_name)
     server = made.server
     yield made
     if not made.folders:

@@ -10,7 +10,7 @@ this repository.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -151,7 +151,7 @@ def _clones(_run: Run) -> Clones:
     return Clones(_run)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def new_database_name(_run: Run) -> Callable[[str], str]:
     """Return a function that gives a name, for what it is told, to a database which the test makes and drops itself.
 

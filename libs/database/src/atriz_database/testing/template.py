@@ -27,7 +27,15 @@ from atriz_database.workspace import Package
 _PREFIX = "atriz_template_"
 _LONGEST_PACKAGE = 63 - len(_PREFIX) - len("_0123456789ab_unfinished")
 _IS_SEALED = "SELECT FROM pg_database WHERE datname = %s AND datistemplate AND NOT datallowconn"
-_OTHERS = "SELECT datname FROM pg_database WHERE datname ~ %s AND datname <> %s AND datname <> %s"
+_NAME = re.compile(rf"{_PREFIX}(?P<package>.*)_[0-9a-f]{{12}}(_unfinished)?", re.DOTALL)
+_TEMPLATES = """
+    SELECT datname, coalesce(shobj_description(oid, 'pg_database'), ''), extract(epoch FROM now())::bigint
+    FROM pg_database WHERE starts_with(datname, %s) ORDER BY datname
+"""
+# Which checkout has used it last, and when, as far as that is known.
+_USED = re.compile(r"used (?P<time>[0-9]+) by (?P<checkout>[0-9a-f]{6})")
+_NOTED_SECONDS = 60 * 60
+_STALE_SECONDS = 7 * 24 * 60 * 60
 _SETTINGS = """
     SELECT coalesce(r.rolname, ''), item FROM pg_db_role_setting s
     LEFT JOIN pg_roles r ON r.oid = s.setrole, unnest(s.setconfig) AS item
@@ -77,8 +85,8 @@ def name_of(package: Package, today: date) -> str:
 def ensure(run: Run, target: Target, today: date) -> Template:
     """Return the package's template, made if it isn't there, and held against being dropped until the run ends.
 
-    However many runs and workers ask at once, one makes it and the others wait. Templates of the same package from
-    other revisions or another month are dropped, unless a run still uses them.
+    However many runs and workers ask at once, one makes it and the others wait. Templates that nobody uses are dropped:
+    this checkout's of the same package from other revisions or another month, and any that was not used for a week.
 
     :param target: of the package, on the run's server.
 
@@ -93,7 +101,7 @@ def ensure(run: Run, target: Target, today: date) -> Template:
             if not _is_there(run, name):
                 _make(run, target, name)
         run.hold(name)
-    _drop_others(run, target.package, name)
+    _tidy(run, target.package, name)
     return _read(run.connection, name)
 
 
@@ -136,15 +144,22 @@ def _make(run: Run, target: Target, name: str) -> None:
     run.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(identifier, sql.Identifier(name)))
 
 
-def _drop_others(run: Run, package: Package, name: str) -> None:
-    pattern = rf"^{_PREFIX}{re.escape(_short(package))}_[0-9a-f]{{12}}(_unfinished)?$"
-    for (other,) in run.connection.execute(_OTHERS, [pattern, name, f"{name}_unfinished"]).fetchall():
-        final = other.removesuffix("_unfinished")
-        with run.alone_now(final) as is_alone:
-            if is_alone:
-                # Another role's, or gone meanwhile: somebody else's business.
-                with suppress(psycopg.Error):
-                    _remove(run, other)
+def _tidy(run: Run, package: Package, name: str) -> None:
+    """Note that the template is in use, and drop those that are not any more."""
+    for found, comment, now in run.connection.execute(_TEMPLATES, [_PREFIX]).fetchall():
+        used, match = _USED.fullmatch(comment), _NAME.fullmatch(found)
+        age = now - int(used["time"]) if used else 0
+        is_mine = used is None or used["checkout"] == run.checkout
+        # Another role's, or gone meanwhile: somebody else's business.
+        with suppress(psycopg.Error):
+            if found == name:
+                if used is None or not is_mine or age > _NOTED_SECONDS:
+                    note = sql.Literal(f"used {now} by {run.checkout}")
+                    run.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(name), note))
+            elif match and ((is_mine and match["package"] == _short(package)) or age > _STALE_SECONDS):
+                with run.alone_now(found.removesuffix("_unfinished")) as is_alone:
+                    if is_alone:
+                        _remove(run, found)
 
 
 def _remove(run: Run, name: str) -> None:
