@@ -7,12 +7,12 @@ import json
 import signal
 import sys
 
-from benchmarks import cluster, migrate, report
+from benchmarks import cluster, migrate, report, testing
 from benchmarks.case import Case, Options
 from benchmarks.floors import ATRIZ
 
 # A topic is a module with a generator `cases`.
-_TOPICS = {"migrate": migrate.cases}
+_TOPICS = {"migrate": migrate.cases, "testing": testing.cases}
 
 
 def main(words: list[str]) -> int:
