@@ -30,7 +30,15 @@ from atriz_database.workspace import Package
 RAW, COPIED = "floor A: CREATE DATABASE … TEMPLATE, DROP", "the same, STRATEGY file_copy"
 CLONED, SHARED, ORM = "fixture database", "fixture connection", "fixture session"
 MIGRATED, BY_ALEMBIC = "migrated for each test, in its process", "alembic upgrade head for each test"
-WAYS = {RAW: "raw", COPIED: "copied", CLONED: "database", SHARED: "connection", ORM: "session", MIGRATED: "migrated"}
+WAYS = {
+    RAW: "raw",
+    COPIED: "copied",
+    CLONED: "database",
+    SHARED: "connection",
+    ORM: "session",
+    MIGRATED: "migrated",
+    BY_ALEMBIC: "by_alembic",
+}
 # How the program tells the tests what to do.
 _ROUNDS, _FOLDER, _TABLE = "ATRIZ_BENCH_ROUNDS", "ATRIZ_BENCH_FOLDER", "ATRIZ_BENCH_TABLE"
 
