@@ -11,6 +11,7 @@ import pytest
 from tree import Tree, clean_environment
 
 from atriz_database import settings
+from atriz_database.url import DatabaseURL
 
 
 @pytest.fixture
@@ -43,3 +44,13 @@ def fleet(tree: Tree) -> Tree:
     for name in ("core", "left", "right"):
         tree.add(name, revisions=2)
     return tree
+
+
+@pytest.fixture
+def empty(server_url: DatabaseURL) -> Iterator[DatabaseURL]:
+    """Yield the URL of an empty database of the test's own."""
+    name = f"empty_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(server_url.text(secrets=True), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0".encode())
+        yield server_url.with_database(name)
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())

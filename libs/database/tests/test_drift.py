@@ -218,7 +218,7 @@ def test_a_scratch_database_is_empty_and_gone_afterwards(tree: Tree) -> None:
         assert one.environment == "test"
         with databases.connect(one) as connection:
             assert {each.kind for each in catalog.read(connection)} <= {"schema", "extension", "comment", "grant"}
-    with pytest.raises(ZeroDivisionError), scratch(target) as failed:  # noqa: PT012
+    with pytest.raises(ZeroDivisionError), scratch(target) as failed:
         left_open = databases.connect(failed)
         1 / 0  # noqa: B018
     left_open.close()

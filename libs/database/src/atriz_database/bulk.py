@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from datetime import date, datetime, timedelta
+from decimal import Decimal
 from operator import itemgetter
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import sqlalchemy
-from sqlalchemy import Column, Connection, Table
+from psycopg.types.json import Json, Jsonb
+from sqlalchemy import Column, Connection, Table, text
 from sqlalchemy.exc import DBAPIError, NoInspectionAvailable
+from sqlalchemy.util import await_, greenlet_spawn
 
 Rows = Iterable[Mapping[str, Any] | Sequence[Any] | object]
 AsyncRows = AsyncIterable[Mapping[str, Any] | Sequence[Any] | object]
@@ -36,50 +40,79 @@ def copy(connection: Connection, table: Table | type, rows: Rows | AsyncRows) ->
     """
     fields = _fields(table)
     if isinstance(rows, AsyncIterable):
-        from sqlalchemy.util import await_
-
         return await_(_copy_async(connection, fields, aiter(rows)))
     if connection.dialect.is_async:
-        from sqlalchemy.util import await_
-
         return await_(_copy_async(connection, fields, _as_async(iter(rows))))
     return _copy(connection, fields, iter(rows))
 
 
 def _copy(connection: Connection, fields: list[_Field], rows: Iterator[object]) -> int:
-    first = next(rows, _NONE)
-    if first is _NONE:
+    row = next(rows, _NONE)
+    if row is _NONE:
         return 0
-    statement, convert = _plan(connection, fields, first)
-    driver = connection.connection.driver_connection
-    assert driver is not None
+    plan = _plan(connection, fields, row)
+    driver: Any = connection.connection.driver_connection
+    convert, count = plan.convert, 0
     try:
-        with driver.cursor() as cursor:
-            with cursor.copy(statement) as stream:
-                write = stream.write_row
-                for row in map(convert, chain([first], rows)):
-                    write(row)
-            return int(cursor.rowcount)
+        values: Any = convert(row)
+        for binary in plan.formats:
+            fits = plan.fits if binary else _always
+            if not fits(values):
+                continue
+            with driver.cursor() as cursor:
+                with cursor.copy(plan.statement(binary)) as stream:
+                    if binary:
+                        stream.set_types(plan.types)
+                    write = stream.write_row
+                    write(values)
+                    for row in rows:
+                        values = convert(row)
+                        if not fits(values):
+                            break
+                        write(values)
+                    else:
+                        values = _NONE
+                count += cursor.rowcount
+            if values is _NONE:
+                break
+        return count
     except psycopg.Error as error:
-        raise _as_sqlalchemys(connection, statement, error) from error
+        raise _as_sqlalchemys(connection, plan.statement(False), error) from error
 
 
 async def _copy_async(connection: Connection, fields: list[_Field], rows: AsyncIterator[object]) -> int:
-    first = await anext(rows, _NONE)
-    if first is _NONE:
+    row = await anext(rows, _NONE)
+    if row is _NONE:
         return 0
-    statement, convert = _plan(connection, fields, first)
-    driver = connection.connection.driver_connection
-    assert driver is not None
+    # The one question to the server that a plan may need waits in the event loop as well.
+    plan = await greenlet_spawn(_plan, connection, fields, row)
+    driver: Any = connection.connection.driver_connection
+    convert, count = plan.convert, 0
     try:
-        async with driver.cursor() as cursor:
-            async with cursor.copy(statement) as stream:
-                await stream.write_row(convert(first))
-                async for row in rows:
-                    await stream.write_row(convert(row))
-            return int(cursor.rowcount)
+        values: Any = convert(row)
+        for binary in plan.formats:
+            fits = plan.fits if binary else _always
+            if not fits(values):
+                continue
+            async with driver.cursor() as cursor:
+                async with cursor.copy(plan.statement(binary)) as stream:
+                    if binary:
+                        stream.set_types(plan.types)
+                    write = stream.write_row
+                    await write(values)
+                    async for row in rows:
+                        values = convert(row)
+                        if not fits(values):
+                            break
+                        await write(values)
+                    else:
+                        values = _NONE
+                count += cursor.rowcount
+            if values is _NONE:
+                break
+        return count
     except psycopg.Error as error:
-        raise _as_sqlalchemys(connection, statement, error) from error
+        raise _as_sqlalchemys(connection, plan.statement(False), error) from error
 
 
 async def _as_async(rows: Iterator[object]) -> AsyncIterator[object]:
@@ -120,8 +153,30 @@ def _fields(table: Table | type) -> list[_Field]:
     ]
 
 
-def _plan(connection: Connection, fields: list[_Field], first: object) -> tuple[str, Callable[[object], _Values]]:
-    """Return the statement for rows like the first, and what makes a row's values of a row."""
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How rows like the first are copied."""
+
+    table: str
+    """The table and its columns, as SQL."""
+    convert: Callable[[object], _Values]
+    """Makes a row's values of a row."""
+    types: Sequence[int]
+    """The columns' types on the server, where all of them can be sent in binary; else empty."""
+    fits: Callable[[_Values], bool]
+    """Whether a row's values are what these types take in binary."""
+
+    @property
+    def formats(self) -> tuple[bool, ...]:
+        """Whether binary, in the order to try. Once a row does not fit the rest goes as text, in a second COPY."""
+        return (True, False) if self.types else (False,)
+
+    def statement(self, binary: bool) -> str:
+        """Return the COPY statement."""
+        return f"COPY {self.table} FROM STDIN" + (" (FORMAT binary)" if binary else "")
+
+
+def _plan(connection: Connection, fields: list[_Field], first: object) -> _Plan:
     if isinstance(first, Mapping):
         chosen, convert = _from_mappings(fields, first)
     elif isinstance(first, Sequence) and not isinstance(first, str | bytes):
@@ -132,8 +187,70 @@ def _plan(connection: Connection, fields: list[_Field], first: object) -> tuple[
         raise TypeError(f"a row is a mapping, a tuple or a mapped object, not {type(first).__name__}")
     convert = _bound(connection, chosen, convert)
     preparer = connection.dialect.identifier_preparer
+    table = preparer.format_table(fields[0].column.table)
     names = ", ".join(preparer.quote(field.column.name) for field in chosen)
-    return f"COPY {preparer.format_table(fields[0].column.table)} ({names}) FROM STDIN", convert
+    types = _binary_types(connection, table, [field.column.name for field in chosen])
+    return _Plan(f"{table} ({names})", convert, types, _fitting(types))
+
+
+# What psycopg sends in binary for a type of the server's, by the exact type in Python. In binary the server takes a
+# value for what the column's type says: whatever is not listed goes as text, which the server reads as it reads INSERT.
+_BINARY: Mapping[str, tuple[type, ...]] = {
+    "int2": (int,),
+    "int4": (int,),
+    "int8": (int,),
+    "float8": (float, int),
+    "numeric": (Decimal, int),
+    "bool": (bool,),
+    "text": (str,),
+    "varchar": (str,),
+    "bytea": (bytes,),
+    "uuid": (UUID,),
+    "date": (date,),
+    "timestamp": (datetime,),
+    "timestamptz": (datetime,),
+    "interval": (timedelta,),
+    "json": (Json,),
+    "jsonb": (Jsonb,),
+}
+_BY_OID = {psycopg.postgres.types[name].oid: name for name in _BINARY}
+
+
+def _binary_types(connection: Connection, table: str, names: Sequence[str]) -> Sequence[int]:
+    """Return the columns' types, asked of the server, because the model may say another; empty unless all are known."""
+    query = text("SELECT attname, atttypid FROM pg_attribute WHERE attrelid = to_regclass(:table) AND attnum > 0")
+    found: dict[str, int] = {row.attname: row.atttypid for row in connection.execute(query, {"table": table})}
+    types = [found.get(name, 0) for name in names]
+    return types if all(oid in _BY_OID for oid in types) else []
+
+
+def _fitting(types: Sequence[int]) -> Callable[[_Values], bool]:
+    """Return what says whether values fit the types in binary."""
+    allowed = [{*_BINARY[_BY_OID[oid]], type(None)} for oid in types]
+    zoned = [(place, _BY_OID[oid] == "timestamptz") for place, oid in enumerate(types) if _BY_OID[oid] in _STAMPS]
+    # Rows are mostly alike: to look at each value once for a kind of row is enough.
+    known: set[tuple[type, ...]] = set()
+
+    def fits(values: _Values) -> bool:
+        kinds = tuple(map(type, values))
+        if kinds not in known:
+            if len(kinds) != len(allowed) or not all(map(set.__contains__, allowed, kinds)):
+                return False
+            known.add(kinds)
+        for place, aware in zoned:
+            stamp = values[place]
+            if stamp is not None and (stamp.tzinfo is not None) is not aware:
+                return False
+        return True
+
+    return fits
+
+
+_STAMPS = ("timestamp", "timestamptz")
+
+
+def _always(_values: _Values) -> bool:
+    return True
 
 
 def _as_it_is(row: Any) -> _Values:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from atriz_database.bulk import AsyncRows, Rows
 
 T = TypeVar("T")
+_Result = CursorResult[*tuple[Any, ...]]
 
 
 class Database:
@@ -108,8 +109,7 @@ class Database:
 
         Raise SQLAlchemy's errors, and what :meth:`transaction` raises.
         """
-        with self.transaction() as connection:
-            return self._execute(connection, statement, parameters).all()
+        return self._execute(statement, parameters, _rows)
 
     def execute(self, statement: str | Executable, /, **parameters: Any) -> int:
         """Run a statement, in the current transaction or in one of its own, and return how many rows it affected.
@@ -118,13 +118,15 @@ class Database:
 
         Raise SQLAlchemy's errors, and what :meth:`transaction` raises.
         """
-        with self.transaction() as connection:
-            return max(self._execute(connection, statement, parameters).rowcount, 0)
+        return self._execute(statement, parameters, _count)
 
-    def _execute(
-        self, connection: Connection, statement: str | Executable, parameters: dict[str, Any]
-    ) -> CursorResult[*tuple[Any, ...]]:
-        return connection.execute(_text(statement) if isinstance(statement, str) else statement, parameters)
+    def _execute(self, statement: str | Executable, parameters: dict[str, Any], read: Callable[[_Result], T]) -> T:
+        executable = _text(statement) if isinstance(statement, str) else statement
+        block = transaction.current(self._current)
+        if block is not None:
+            return read(block.connection.execute(executable, parameters))
+        with transaction.single(self.engine) as connection:
+            return read(connection.execute(executable, parameters))
 
     def transaction(
         self,
@@ -286,6 +288,15 @@ def locate(package: str, variable: str) -> tuple[DatabaseURL, bool]:
     server.start(embedded)
     url = embedded.url.with_database(target.database)
     return DatabaseURL({**libpq.known(libpq.PLAIN), **url.parameters}), production
+
+
+def _rows(result: _Result) -> Sequence[Row[*tuple[Any, ...]]]:
+    return result.all()
+
+
+def _count(result: _Result) -> int:
+    # The driver says -1 where nothing is counted, as of CREATE TABLE.
+    return max(result.rowcount, 0)
 
 
 @lru_cache(maxsize=512)

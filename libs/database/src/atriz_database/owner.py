@@ -11,10 +11,9 @@ Owner = threading.Thread | asyncio.Task[Any]
 
 def owner() -> Owner:
     """Return the task that runs, and where none does the thread."""
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:
-        task = None
+    # Asked so because where no loop runs, as in most threads, `current_task` raises, which takes longer.
+    loop = asyncio._get_running_loop()
+    task = None if loop is None else asyncio.current_task(loop)
     return threading.current_thread() if task is None else task
 
 

@@ -8,19 +8,21 @@ connections that a quiet time has no use for stay at the bottom until they are t
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import threading
 import time
 import weakref
+from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import event
 from sqlalchemy.exc import DisconnectionError
-from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, QueuePool
+from sqlalchemy.pool import ConnectionPoolEntry, Pool
 from sqlalchemy.pool.base import _ConnectionRecord
-from sqlalchemy.util.queue import Empty
+from sqlalchemy.util import await_
 
 from atriz_database.errors import DatabaseClosedError, PoolTimeoutError
 from atriz_database.owner import Owner, owner, shown
@@ -50,24 +52,26 @@ class PoolState:
     """How many waited in vain."""
 
 
-class SlotPool(QueuePool):
+class SlotPool(Pool):
     """A pool of slots, for threads."""
 
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **{**settings, "max_overflow": 0, "use_lifo": True})
+    def __init__(self, creator: Any, pool_size: int = 10, timeout: float = 30.0, **settings: Any) -> None:
+        super().__init__(creator, **settings)
+        self._size = pool_size
+        self._timeout = timeout
         self._closed = False
         self._inherited: list[object] = []
         self._fill()
         _pools.add(self)
 
     def _fill(self) -> None:
-        self._lock = threading.Lock()
-        self._pool = self._queue_class(self._pool.maxsize, use_lifo=True)
-        self._slots = [_slot(self) for _ in range(self._pool.maxsize)]
-        for slot in self._slots:
-            self._pool.put(slot, False)
+        # Reentrant, because a connection that was forgotten comes back whenever the garbage collector finds it.
+        self._lock = threading.RLock()
+        self._slots = [_ConnectionRecord(self, connect=False) for _ in range(self._size)]
+        self._idle: deque[ConnectionPoolEntry] = deque(self._slots)
+        self._queue: deque[_Waiter] = deque()
         self._holders: dict[ConnectionPoolEntry, tuple[Owner, float]] = {}
-        self._waiting = self._waits = self._timeouts = 0
+        self._waits = self._timeouts = 0
         self._wait_seconds = 0.0
 
     def _do_get(self) -> ConnectionPoolEntry:
@@ -77,35 +81,54 @@ class SlotPool(QueuePool):
                 "runs, and close it at the end."
             )
         try:
-            slot = self._pool.get(False)
-        except Empty:
+            slot = self._idle.pop()
+        except IndexError:
             slot = self._wait()
         self._holders[slot] = owner(), time.monotonic()
         return slot
 
     def _wait(self) -> ConnectionPoolEntry:
+        waiter = self._waiter()
         began = time.monotonic()
         with self._lock:
-            self._waiting += 1
+            if self._idle:
+                return self._idle.pop()
+            self._queue.append(waiter)
             self._waits += 1
         try:
-            return self._pool.get(True, self._timeout)
-        except Empty:
-            with self._lock:
-                self._timeouts += 1
-            raise PoolTimeoutError(self._full()) from None
+            waiter.block(self._timeout)
+        except BaseException:  # cancelled or interrupted, perhaps with a slot in hand already
+            if waiter.slot is not None:
+                self._give(waiter.slot)
+            raise
         finally:
             with self._lock:
-                self._waiting -= 1
                 self._wait_seconds += time.monotonic() - began
+                if waiter.slot is None:
+                    self._queue.remove(waiter)
+        if waiter.slot is None:
+            self._timeouts += 1
+            raise PoolTimeoutError(self._full())
+        return waiter.slot
+
+    def _waiter(self) -> _Waiter:
+        return _ThreadWaiter()
+
+    def _give(self, slot: ConnectionPoolEntry) -> None:
+        """Hand a slot to the one who has waited the longest, past whoever asks at this moment."""
+        with self._lock:
+            if self._queue:
+                self._queue.popleft().wake(slot)
+            else:
+                self._idle.append(slot)
 
     def _full(self) -> str:
         now = time.monotonic()
         holders = sorted(self._holders.copy().values(), key=lambda each: each[1])
         longest = ", ".join(f"{shown(each)} for {now - since:.1f} s" for each, since in holders[:_SHOWN_HOLDERS])
         return (
-            f"All {self._pool.maxsize} connections of {self.logging_name} were in use for {self._timeout:g} s, and "
-            f"{self._waiting - 1} others wait. Held the longest: {longest or 'nobody, they came back this moment'}. "
+            f"All {self._size} connections of {self.logging_name} were in use for {self._timeout:g} s, and "
+            f"{len(self._queue)} others wait. Held the longest: {longest or 'nobody, they came back this moment'}. "
             "Make transactions shorter, keep slow work out of them, or give the Database a larger pool_size."
         )
 
@@ -115,15 +138,15 @@ class SlotPool(QueuePool):
         record.info[_USED] = time.monotonic()
         if self._closed:
             record.close()
-        self._pool.put(record, False)
+        self._give(record)
 
     def state(self) -> PoolState:
         """Return the pool's numbers."""
         return PoolState(
-            size=self._pool.maxsize,
+            size=self._size,
             open=sum(slot.dbapi_connection is not None for slot in self._slots),
             in_use=len(self._holders),
-            waiting=self._waiting,
+            waiting=len(self._queue),
             waits=self._waits,
             wait_seconds=self._wait_seconds,
             timeouts=self._timeouts,
@@ -136,26 +159,35 @@ class SlotPool(QueuePool):
 
     def dispose(self) -> None:
         """Close the connections that nobody holds."""
-        for slot in self._take_all():
+        with self._lock:
+            idle = list(self._idle)
+            self._idle.clear()
+        for slot in idle:
             slot.close()
-            self._pool.put(slot, False)
+            self._give(slot)
 
-    def _take_all(self) -> list[ConnectionPoolEntry]:
-        taken = []
-        while True:
-            try:
-                taken.append(self._pool.get(False))
-            except Empty:
-                return taken
+    def recreate(self) -> SlotPool:
+        """Return a new pool with the same settings."""
+        return type(self)(
+            self._creator,
+            pool_size=self._size,
+            timeout=self._timeout,
+            recycle=self._recycle,
+            echo=self.echo,
+            logging_name=self._orig_logging_name,
+            reset_on_return=self._reset_on_return,
+            _dispatch=self.dispatch,
+            dialect=self._dialect,
+        )
 
-    def checkedout(self) -> int:
-        """Return how many connections somebody holds."""
-        return len(self._holders)
+    def status(self) -> str:
+        """Return the pool's numbers as text."""
+        return str(self.state())
 
     def after_fork(self) -> None:
         """Begin anew in a forked process: the connections stay the parent's."""
         for slot in self._slots:
-            held = slot.fairy_ref() if slot.fairy_ref is not None else None  # type: ignore[attr-defined]
+            held = slot.fairy_ref() if slot.fairy_ref is not None else None
             # Kept, because what is thrown away is closed, and that would tell the server goodbye for the parent.
             self._inherited.append(slot.dbapi_connection)
             if held is not None:
@@ -164,13 +196,57 @@ class SlotPool(QueuePool):
         self._fill()
 
 
-class AsyncSlotPool(SlotPool, AsyncAdaptedQueuePool):
+class AsyncSlotPool(SlotPool):
     """A pool of slots, for tasks."""
 
+    _is_asyncio = True
 
-def _slot(pool: SlotPool) -> ConnectionPoolEntry:
-    """Return a slot without a connection; SQLAlchemy connects it when it is first taken."""
-    return _ConnectionRecord(pool, connect=False)
+    def _waiter(self) -> _Waiter:
+        return _TaskWaiter()
+
+
+class _Waiter(Protocol):
+    """Somebody who waits for a slot."""
+
+    slot: ConnectionPoolEntry | None
+
+    def block(self, seconds: float) -> None:
+        """Return when there is a slot, or after `seconds`."""
+
+    def wake(self, slot: ConnectionPoolEntry) -> None:
+        """Give a slot to whoever blocks."""
+
+
+class _ThreadWaiter:
+    __slots__ = ("_lock", "slot")
+
+    def __init__(self) -> None:
+        self.slot: ConnectionPoolEntry | None = None
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def block(self, seconds: float) -> None:
+        self._lock.acquire(timeout=seconds)
+
+    def wake(self, slot: ConnectionPoolEntry) -> None:
+        self.slot = slot
+        self._lock.release()
+
+
+class _TaskWaiter:
+    __slots__ = ("_future", "slot")
+
+    def __init__(self) -> None:
+        self.slot: ConnectionPoolEntry | None = None
+        self._future = asyncio.get_running_loop().create_future()
+
+    def block(self, seconds: float) -> None:
+        await_(asyncio.wait([self._future], timeout=seconds))
+
+    def wake(self, slot: ConnectionPoolEntry) -> None:
+        self.slot = slot
+        if not self._future.done():
+            self._future.set_result(None)
 
 
 # A fork concerns the process as a whole, and so does the one place that knows of it.

@@ -1,0 +1,389 @@
+"""copy_rows: what comes out of COPY is what INSERT would have put in."""
+
+from __future__ import annotations
+
+import enum
+import tracemalloc
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import (
+    ARRAY,
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Computed,
+    Date,
+    DateTime,
+    Double,
+    Enum,
+    ForeignKey,
+    Identity,
+    Integer,
+    Interval,
+    LargeBinary,
+    MetaData,
+    Numeric,
+    Table,
+    Text,
+    Time,
+    TypeDecorator,
+    Uuid,
+    func,
+    insert,
+    select,
+)
+from sqlalchemy.dialects.postgresql import INET, INT4RANGE, JSONB, Range
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from atriz_database import Database
+from atriz_database.url import DatabaseURL
+
+
+class Colour(enum.Enum):
+    """An enum of Python and of the database."""
+
+    RED = "r"
+    BLUE = "b"
+
+
+class Reversed(TypeDecorator[str]):
+    """A type with a conversion of its own."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> Any:
+        """Return the text backwards."""
+        return None if value is None else value[::-1]
+
+    def process_result_value(self, value: Any, dialect: Any) -> Any:
+        """Return it forwards."""
+        return None if value is None else value[::-1]
+
+
+METADATA = MetaData()
+# Every column can be sent in binary.
+PLAIN = Table(
+    "plain",
+    METADATA,
+    Column("small", Integer),
+    Column("big", BigInteger),
+    Column("ratio", Double),
+    Column("amount", Numeric),
+    Column("flag", Boolean),
+    Column("words", Text),
+    Column("raw", LargeBinary),
+    Column("key", Uuid),
+    Column("day", Date),
+    Column("local", DateTime),
+    Column("at", DateTime(timezone=True)),
+    Column("lasts", Interval),
+    Column("document", JSONB),
+    Column("older", JSON),
+    Column("backwards", Reversed),
+)
+# These go as text.
+RICH = Table(
+    "rich",
+    METADATA,
+    Column("colour", Enum(Colour, metadata=METADATA)),
+    Column("numbers", ARRAY(Integer)),
+    Column("names", ARRAY(Text)),
+    Column("address", INET),
+    Column("span", INT4RANGE),
+    Column("clock", Time),
+    Column("words", Text),
+)
+UTC_PLUS_5 = timezone(timedelta(hours=5, minutes=30))
+
+
+@pytest.fixture
+def db(empty: DatabaseURL) -> Iterator[Database]:
+    """Yield a database with the tables."""
+    with Database(empty) as made:
+        METADATA.create_all(made.engine)
+        yield made
+
+
+def stored(db: Database, table: Table) -> list[tuple[Any, ...]]:
+    return [tuple(row) for row in db.query(select(table))]
+
+
+def by_insert(db: Database, table: Table, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Return what the table holds after INSERT of the rows."""
+    with db.transaction(force_rollback=True) as connection:
+        connection.execute(insert(table), [dict(zip(table.columns.keys(), row, strict=True)) for row in rows])
+        return stored(db, table)
+
+
+def by_copy(db: Database, table: Table, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    with db.transaction(force_rollback=True):
+        assert db.copy_rows(table, iter(rows)) == len(rows)
+        return stored(db, table)
+
+
+words = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
+moments = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30))  # noqa: DTZ001 - without a zone is one of the cases
+documents = st.recursive(
+    st.booleans() | st.integers(-(2**50), 2**50) | words, lambda inner: st.lists(inner) | st.dictionaries(words, inner)
+)
+plain_rows = st.tuples(
+    *(
+        st.none() | each
+        for each in (
+            st.integers(-(2**31), 2**31 - 1),
+            st.integers(-(2**63), 2**63 - 1),
+            st.floats(allow_nan=False) | st.integers(-(2**52), 2**52),
+            st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**30), max_value=10**30, places=6)
+            | st.integers(-(10**20), 10**20)
+            | st.floats(-1e9, 1e9, allow_nan=False).map(lambda value: round(value, 3)),
+            st.booleans(),
+            words,
+            st.binary(),
+            st.uuids(),
+            st.dates(),
+            moments,
+            st.builds(lambda at, zone: at.replace(tzinfo=zone), moments, st.sampled_from([UTC, UTC_PLUS_5])),
+            st.timedeltas(timedelta(days=-99999), timedelta(days=99999)),
+            documents,
+            documents,
+            words,
+        )
+    )
+)
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(st.lists(plain_rows, min_size=1, max_size=8))
+def test_copied_rows_are_inserted_rows(db: Database, rows: list[tuple[Any, ...]]) -> None:
+    """For any values, those that make binary give way to text in the middle among them."""
+    # A table has no order: the space of rows that were rolled back is used again.
+    assert sorted(map(repr, by_copy(db, PLAIN, rows))) == sorted(map(repr, by_insert(db, PLAIN, rows)))
+
+
+def test_types_that_go_as_text_are_stored_as_by_insert(db: Database) -> None:
+    """Enums, arrays, addresses, ranges, times, and every character that COPY has a use for."""
+    rows = [
+        (Colour.RED, [1, None, 3], ["a", "", '"{,}\\"'], "10.0.0.1", Range(1, 5), time(1, 2, 3), "tab\tline\n\\N \\."),
+        (None, [], [None], "::1", Range(None, 5), time(23, 59), ""),
+        (Colour.BLUE, None, None, None, None, None, None),
+    ]
+    assert by_copy(db, RICH, rows) == by_insert(db, RICH, rows)
+
+
+def test_value_that_binary_does_not_take_goes_as_text(db: Database) -> None:
+    """Text for a number, a naive time for one with a zone: what INSERT takes is taken, in the middle of rows too."""
+    table = Table("loose", MetaData(), Column("id", Integer), Column("at", DateTime(timezone=True)))
+    table.create(db.engine)
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    rows = [(1, at), (2, at), ("3", at), (4, at.replace(tzinfo=None)), (5, "2026-01-01 12:00+00"), (6, at)]
+    assert db.copy_rows(table, rows) == 6
+    assert [row[0] for row in stored(db, table)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_column_that_is_another_type_on_the_server_is_not_misread(db: Database) -> None:
+    """The model says bigint and the server has a time: refused, and not eight bytes taken for a time."""
+    db.execute("CREATE TABLE drifted (value timestamptz, number bigint)")
+    with pytest.raises(DBAPIError, match="timestamp with time zone"):
+        db.copy_rows(Table("drifted", MetaData(), Column("value", BigInteger)), [(5,)])
+    db.copy_rows(Table("drifted", MetaData(), Column("number", Integer)), [(2**40,)])
+    assert db.query("SELECT * FROM drifted") == [(None, 2**40)]
+
+
+class Base(DeclarativeBase):
+    """The mapped tables of these tests."""
+
+
+class Part(Base):
+    """A row with every kind of default."""
+
+    __tablename__ = "Parts"
+    __table_args__ = ({"schema": "Stock room"},)
+
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    label: Mapped[str] = mapped_column("the label", default="unnamed")
+    code: Mapped[str] = mapped_column(default=lambda context: context.get_current_parameters()["label"].upper())
+    key: Mapped[uuid.UUID] = mapped_column(default=uuid.uuid4)
+    made_on: Mapped[date] = mapped_column(server_default=func.current_date())
+    size: Mapped[int | None]
+    area: Mapped[int | None] = mapped_column(Computed("size * size", persisted=True))
+
+
+@pytest.fixture
+def parts(db: Database) -> Database:
+    """Return a database with the mapped tables."""
+    db.execute('CREATE SCHEMA "Stock room"')
+    Base.metadata.create_all(db.engine)
+    return db
+
+
+def test_mappings_get_the_defaults_of_what_they_leave_out(parts: Database) -> None:
+    """Of Python, also where only a later row leaves it out, and of the server; keys are the model's names."""
+    rows = [{"label": "bolt", "code": "X", "size": 3}, {"label": "nut", "size": None}]
+    assert parts.copy_rows(Part, rows) == 2
+    with parts.session() as session:
+        bolt, nut = session.scalars(select(Part).order_by(Part.id))
+    assert (bolt.id, bolt.label, bolt.code, bolt.size, bolt.area) == (1, "bolt", "X", 3, 9)
+    assert (nut.id, nut.code, nut.size, nut.area) == (2, "NUT", None, None)
+    assert bolt.key != nut.key
+    assert nut.made_on == parts.query("SELECT current_date")[0][0]
+
+
+def test_objects_are_copied_by_their_attributes(parts: Database) -> None:
+    """The objects are not touched: an identity that the server gave is not known to them."""
+    objects = [Part(label="bolt", code="B", size=2), Part(code="N", size=3)]
+    assert parts.copy_rows(Part, objects) == 2
+    assert parts.query('SELECT id, "the label", size FROM "Stock room"."Parts" ORDER BY id') == [
+        (1, "bolt", 2),
+        (2, "unnamed", 3),
+    ]
+    assert objects[0].id is None
+
+
+def test_tuples_are_in_the_order_of_the_columns(parts: Database) -> None:
+    """The generated column is left out; rows of a query are tuples."""
+    key = uuid.uuid4()
+    parts.copy_rows(Part, [(7, "bolt", "B", key, date(2026, 1, 2), 5)])
+    query = 'SELECT id, "the label", code, key, made_on, size, area FROM "Stock room"."Parts"'
+    assert parts.query(query) == [(7, "bolt", "B", key, date(2026, 1, 2), 5, 25)]
+    copied = parts.query('SELECT id + 1, "the label", code, key, made_on, size FROM "Stock room"."Parts"')
+    assert parts.copy_rows(Part, copied) == 1
+
+
+def test_no_rows_are_no_statement(db: Database) -> None:
+    assert db.copy_rows(Table("nowhere", MetaData(), Column("id", Integer)), []) == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"label": "a", "colour": 1}], "Stock room.Parts has no column to write that is called colour"),
+        ([{"label": "a", "area": 1}], "no column to write that is called area"),
+        ([{"label": "a"}, {"label": "b", "size": 1}], "a row has size, which the first one lacks"),
+        ([{"label": "a", "size": 1}, {"label": "b"}], "a row lacks size, which the first one has"),
+        ([Part(label="a", code="A"), Part(label="b", code="B", size=1)], "an object has size, which the first"),
+    ],
+)
+def test_row_that_does_not_fit_is_refused_and_nothing_is_copied(
+    parts: Database, rows: list[object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        parts.copy_rows(Part, rows)
+    assert parts.query('SELECT * FROM "Stock room"."Parts"') == []
+    assert parts.pool.in_use == 0
+
+
+@pytest.mark.parametrize("row", ["text", b"bytes", 5, None])
+def test_row_that_is_none_is_refused(db: Database, row: object) -> None:
+    with pytest.raises(TypeError, match="a row is a mapping, a tuple or a mapped object, not"):
+        db.copy_rows(PLAIN, [row])
+
+
+@pytest.mark.parametrize("table", [int, "plain", Base])
+def test_what_is_no_table_is_refused(db: Database, table: Any) -> None:
+    with pytest.raises(TypeError, match="is neither a Table nor a class that is mapped to one"):
+        db.copy_rows(table, [(1,)])
+
+
+def test_default_of_sql_is_refused_where_rows_leave_it_out(db: Database) -> None:
+    """COPY cannot compute it, and the server would write NULL."""
+    table = Table("stamped", MetaData(), Column("id", Integer), Column("at", DateTime, default=func.now()))
+    table.create(db.engine)
+    with pytest.raises(ValueError, match=r"the default of stamped\.at is SQL.*make it a server_default"):
+        db.copy_rows(table, [{"id": 1}])
+    assert db.copy_rows(table, [{"id": 1, "at": None}]) == 1
+
+
+def test_class_in_several_tables_is_refused(db: Database) -> None:
+    """Joined inheritance: a row of one table would lack its other half."""
+
+    class Local(DeclarativeBase):
+        pass
+
+    class Animal(Local):
+        __tablename__ = "animals"
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    class Dog(Animal):
+        __tablename__ = "dogs"
+        id: Mapped[int] = mapped_column(ForeignKey("animals.id"), primary_key=True)
+
+    with pytest.raises(TypeError, match="Dog has its columns in several tables"):
+        db.copy_rows(Dog, [(1,)])
+
+
+def test_error_of_the_server_undoes_all_and_is_sqlalchemys(db: Database) -> None:
+    """It says which line; the transaction around it fails, and a nested block contains that."""
+    table = Table("numbers", MetaData(), Column("id", Integer, primary_key=True))
+    table.create(db.engine)
+    with pytest.raises(IntegrityError, match="COPY numbers, line 3"):
+        db.copy_rows(table, [(1,), (2,), (1,)])
+    with pytest.raises(DataError, match="invalid input syntax"):
+        db.copy_rows(table, [(1,), ("x",)])
+    with db.transaction():
+        db.copy_rows(table, [(1,)])
+        with pytest.raises(IntegrityError), db.transaction():
+            db.copy_rows(table, [(2,), (1,)])
+        db.copy_rows(table, [(3,)])
+    assert stored(db, table) == [(1,), (3,)]
+    with pytest.raises(ProgrammingError, match="does not exist"):
+        db.copy_rows(Table("nowhere", MetaData(), Column("id", Integer)), [(1,)])
+
+
+def test_error_of_the_generator_undoes_all(db: Database) -> None:
+    table = Table("numbers", MetaData(), Column("id", Integer, primary_key=True))
+    table.create(db.engine)
+
+    def rows() -> Iterator[tuple[int]]:
+        yield (1,)
+        raise LookupError("no more")
+
+    with pytest.raises(LookupError, match="no more"):
+        db.copy_rows(table, rows())
+    assert stored(db, table) == []
+    assert db.pool.in_use == 0
+
+
+def test_count_is_the_servers(db: Database) -> None:
+    """A trigger that drops rows is heeded."""
+    table = Table("numbers", MetaData(), Column("id", Integer))
+    table.create(db.engine)
+    db.execute(
+        "CREATE FUNCTION odd() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN IF NEW.id % 2 = 0 THEN RETURN NULL; END IF; RETURN NEW; END $$"
+    )
+    db.execute("CREATE TRIGGER odd BEFORE INSERT ON numbers FOR EACH ROW EXECUTE FUNCTION odd()")
+    assert db.copy_rows(table, [(number,) for number in range(10)]) == 5
+
+
+def test_memory_does_not_grow_with_the_rows(db: Database) -> None:
+    """A generator of 100,000 wide rows takes less than a megabyte."""
+    table = Table("wide", MetaData(), Column("id", Integer), Column("words", Text))
+    table.create(db.engine)
+    db.copy_rows(table, [(0, "warm")])
+    tracemalloc.start()
+    try:
+        assert db.copy_rows(table, ((number, "w" * 200) for number in range(100_000))) == 100_000
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_000_000
+
+
+def test_decimals_are_exact(db: Database) -> None:
+    amount = Decimal("12345678901234567890.123456789")
+    table = Table("amounts", MetaData(), Column("amount", Numeric))
+    table.create(db.engine)
+    db.copy_rows(table, [(amount,), (Decimal("NaN"),)])
+    assert db.query("SELECT amount::text FROM amounts") == [(str(amount),), ("NaN",)]

@@ -1,0 +1,111 @@
+"""The pool: who gets a connection, who waits, and what it says of itself."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from atriz_database import Database, PoolState, PoolTimeoutError
+from atriz_database.url import DatabaseURL
+
+
+def test_numbers_are_those_of_the_moment(empty: DatabaseURL) -> None:
+    """Connections are made as they are needed; a wait is counted while it lasts and afterwards."""
+    with Database(empty, pool_size=2) as db:
+        assert db.pool == PoolState(size=2, open=0, in_use=0, waiting=0, waits=0, wait_seconds=0.0, timeouts=0)
+        release, holding = threading.Event(), threading.Barrier(3)
+
+        def hold() -> None:
+            with db.transaction():
+                holding.wait(20)
+                release.wait(20)
+
+        with ThreadPoolExecutor(3) as executor:
+            holders = [executor.submit(hold) for _ in range(2)]
+            holding.wait(20)
+            waiter = executor.submit(db.query, "SELECT 1")
+            while db.pool.waiting == 0:
+                pass
+            now = db.pool
+            assert (now.open, now.in_use, now.waiting, now.waits) == (2, 2, 1, 1)
+            release.set()
+            assert waiter.result(20) == [(1,)]
+            assert [each.result(20) for each in holders] == [None, None]
+        after = db.pool
+        assert (after.open, after.in_use, after.waiting, after.waits, after.timeouts) == (2, 0, 0, 1, 0)
+        assert after.wait_seconds > 0
+
+
+def test_full_pool_says_who_holds_what(empty: DatabaseURL) -> None:
+    """By the names of threads and tasks, with the numbers and what to do; the pool goes on."""
+    with Database(empty, name="shop", pool_size=1, pool_timeout=0.05) as db:
+        with db.transaction(), ThreadPoolExecutor(1) as executor, pytest.raises(PoolTimeoutError) as caught:
+            executor.submit(db.query, "SELECT 1").result(20)
+        message = str(caught.value)
+        assert "All 1 connections of shop were in use for 0.05 s, and 0 others wait." in message
+        assert "Held the longest: thread MainThread for 0." in message
+        assert "larger pool_size" in message
+        assert db.query("SELECT 1") == [(1,)]
+        assert (db.pool.timeouts, db.pool.waiting) == (1, 0)
+
+
+def test_those_who_wait_are_served_in_turn(empty: DatabaseURL) -> None:
+    """First come, first served, also past one that asks at the moment of return."""
+    with Database(empty, pool_size=1) as db:
+        served: list[int] = []
+
+        def take(number: int) -> None:
+            with db.transaction():
+                served.append(number)
+
+        with ThreadPoolExecutor(5) as executor:
+            with db.transaction():
+                for number in range(5):
+                    executor.submit(take, number)
+                    while db.pool.waiting <= number:
+                        pass
+            db.query("SELECT 1")
+        assert served == [0, 1, 2, 3, 4]
+
+
+def test_server_that_cannot_be_reached_is_told_to_all_at_once(empty: DatabaseURL) -> None:
+    """Nobody waits for a connection that nobody holds: each who waits tries for itself, and gets the true error."""
+    nowhere = DatabaseURL({**empty.parameters, "host": "127.0.0.1", "port": "1"})
+    with Database(nowhere, pool_size=1, pool_timeout=20) as db, ThreadPoolExecutor(8) as executor:
+        for each in [executor.submit(db.query, "SELECT 1") for _ in range(8)]:
+            with pytest.raises(OperationalError):
+                each.result(20)
+        assert (db.pool.in_use, db.pool.waiting, db.pool.timeouts) == (0, 0, 0)
+
+
+def test_old_connection_is_replaced(empty: DatabaseURL) -> None:
+    with Database(empty, pool_size=1, recycle=0) as db:
+        query = "SELECT pg_backend_pid()"
+        assert db.query(query) != db.query(query)
+        assert db.pool.open == 1
+
+
+def test_connection_that_was_forgotten_comes_back(empty: DatabaseURL) -> None:
+    """With what it left undone rolled back."""
+    with Database(empty, pool_size=1, pool_timeout=1) as db:
+        db.execute("CREATE TABLE left_behind (id int)")
+        connection = db.engine.connect()
+        connection.exec_driver_sql("INSERT INTO left_behind VALUES (1)")
+        del connection
+        gc.collect()
+        assert db.query("SELECT * FROM left_behind") == []
+        assert db.pool.in_use == 0
+
+
+def test_dispose_of_the_engine_begins_anew(empty: DatabaseURL) -> None:
+    """SQLAlchemy's own way to drop idle connections works on this pool as well."""
+    with Database(empty, pool_size=2) as db:
+        first = db.query("SELECT pg_backend_pid()")
+        db.engine.dispose()
+        assert (db.pool.size, db.pool.open) == (2, 0)
+        assert db.query("SELECT pg_backend_pid()") != first
+        assert "in_use=0" in db.engine.pool.status()
