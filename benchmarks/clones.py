@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +26,7 @@ from psycopg import sql
 from atriz_database import Database, DatabaseURL, databases, workspace
 from atriz_database.settings import Target
 from atriz_database.testing.clone import Clones
+from atriz_database.testing.template import name_of
 from atriz_database.workspace import Package
 
 RAW, COPIED = "floor A: CREATE DATABASE … TEMPLATE, DROP", "the same, STRATEGY file_copy"
@@ -58,12 +60,10 @@ def plain(server_url: DatabaseURL) -> Iterator[psycopg.Connection[Any]]:
 
 
 @pytest.fixture(scope="session")
-def template(plain: psycopg.Connection[Any], package: Package, _clones: Clones) -> str:
+def template(package: Package, _clones: Clones) -> str:
     """Return the name of the template that the plugin clones; what is paid once a run is paid."""
     _clones.drop(_clones.make(package))
-    query = "SELECT datname FROM pg_database WHERE starts_with(datname, %s)"
-    ((name,),) = plain.execute(query, [f"atriz_template_{package.name}_"]).fetchall()
-    return str(name)
+    return name_of(package, datetime.now(UTC).date())
 
 
 @contextlib.contextmanager

@@ -47,9 +47,9 @@ def fleet(tree: Tree) -> Tree:
 
 
 @pytest.fixture
-def empty(server_url: DatabaseURL) -> Iterator[DatabaseURL]:
+def empty(server_url: DatabaseURL, new_database_name: Callable[[str], str]) -> Iterator[DatabaseURL]:
     """Yield the URL of an empty database of the test's own."""
-    name = f"empty_{uuid.uuid4().hex[:12]}"
+    name = new_database_name("empty")
     with psycopg.connect(server_url.text(secrets=True), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE template0".encode())
         yield server_url.with_database(name)
