@@ -132,6 +132,7 @@ def plain_copy(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     shutil.rmtree(own.home)
 
 
+@pytest.mark.gate
 def test_plain_alembic_does_everything_with_no_variable_set(plain_copy: Path) -> None:
     """In each package's folder: upgrade, downgrade, current, history, check, stamp, revision, merge, the head file."""
     environ = {"PATH": os.environ["PATH"], "HOME": str(plain_copy.parent)}

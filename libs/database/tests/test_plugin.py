@@ -14,6 +14,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import second
 import sqlalchemy
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
@@ -458,7 +459,7 @@ def test_run_killed_while_it_makes_the_template_is_made_up_for(shelf: Tree) -> N
     assert [each.endswith("_unfinished") for each in made(shelf)] == [False]
 
 
-@pytest.mark.parametrize("arguments", [["-n2"], []])
+@pytest.mark.parametrize("arguments", [pytest.param(["-n2"], marks=pytest.mark.gate), []], ids=["workers", "alone"])
 def test_runs_and_workers_at_once_make_one_template(shelf: Tree, arguments: list[str]) -> None:
     """Two runs from nothing, with workers or without: each test finds its own rows alone, and one process migrates."""
     log = shelf.root / "migrated"
@@ -480,3 +481,36 @@ def test_runs_and_workers_at_once_make_one_template(shelf: Tree, arguments: list
     assert ["4 passed" in output for output in outputs] == [True, True], outputs
     assert log.read_text() == "x"
     assert len(made(shelf)) == 1
+
+
+@pytest.fixture
+def poor() -> Iterator[dict[str, str]]:
+    """Yield the variables of a server on TCP, for a role with a password that may make databases and nothing else."""
+    with second.running() as server:
+        parameters = {name.removeprefix("PG").lower(): text for name, text in server.environ.items()}
+        with psycopg.connect(dbname="postgres", **parameters, autocommit=True) as connection:
+            connection.execute("CREATE ROLE poor LOGIN CREATEDB PASSWORD 'poor%40@/'")
+        yield {**server.environ, "PGUSER": "poor", "PGPASSWORD": "poor%40@/"}
+
+
+@pytest.mark.gate
+def test_named_server_takes_no_more_than_the_right_to_make_databases(shelf: Tree, poor: dict[str, str]) -> None:
+    """Template, clones, settings, kept database and sweep do without a superuser; the password shows nowhere."""
+    do = "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET work_mem = ''3MB''', current_database()); END $$"
+    shelf.revise(f"shelf{shelf.suffix}", 2, do)
+    path = write(
+        shelf,
+        """
+        def test_fails(database):
+            assert database.query("SHOW work_mem")[0][0] == "3MB"
+            assert False
+        """,
+    )
+    done = run(shelf, **poor)
+    assert "E       assert False" in done.stdout, done.stdout
+    (url,) = re.findall(r"^psql '(.*)'$", done.stdout, re.MULTILINE)
+    assert "poor%40" not in done.stdout
+    path.write_text("def test_passes(connection): pass\n")
+    with psycopg.connect(url, password=poor["PGPASSWORD"]) as looking:
+        assert looking.execute("SELECT count(*) FROM shelf_1").fetchone() == (0,)
+    assert "Dropped the test databases" in run(shelf, **poor).stdout
