@@ -43,7 +43,7 @@ def shelf(tree: Tree, server_url: object) -> Iterator[Tree]:
     server = dict(tree.server.parameters)
     # A server that the environment names, so that the runs in the repository share the one of this run.
     tree.environ |= {"PGHOST": server["host"], "PGPORT": server.get("port", "5432"), "PGUSER": server["user"]}
-    tree.environ |= {"PGPASSWORD": server.get("password", "not asked for"), "PYTHONDONTWRITEBYTECODE": "1"}
+    tree.environ |= {"PGPASSWORD": server.get("password", "unasked-for"), "PYTHONDONTWRITEBYTECODE": "1"}
     yield tree
     remove(tree)
 
@@ -445,7 +445,14 @@ def wait_until_gone(tree: Tree, what: str, left: int) -> None:
 def test_run_killed_while_it_makes_the_template_is_made_up_for(shelf: Tree) -> None:
     """Its unfinished template is never cloned: the next run makes it anew, and nothing is left."""
     name, begun = f"shelf{shelf.suffix}", shelf.root / "begun"
-    write(shelf, "def test_it(connection): connection.execute('SELECT FROM shelf_1, shelf_2')\n")
+    write(
+        shelf,
+        """
+        def test_it(connection):
+            connection.execute("SELECT FROM shelf_1, shelf_2")
+            assert connection.execute("SELECT to_regclass('leftover')").fetchone() == (None,)
+        """,
+    )
     # The first to come here stays here.
     wait = f"import pathlib, time; p = pathlib.Path({str(begun)!r}); p.exists() or p.touch() or time.sleep(60); "
     shelf.revise(name, 2, body=f"{wait} op.execute('CREATE TABLE shelf_2 ()')")
@@ -454,9 +461,13 @@ def test_run_killed_while_it_makes_the_template_is_made_up_for(shelf: Tree) -> N
         assert killed.poll() is None, killed.communicate()
     killed.kill()
     killed.communicate()
-    assert [each.endswith("_unfinished") for each in made(shelf)] == [True]
+    (unfinished,) = made(shelf)
+    assert unfinished.endswith("_unfinished")
+    with psycopg.connect(**{**shelf.server.parameters, "dbname": unfinished}, autocommit=True) as connection:
+        connection.execute("CREATE TABLE leftover ()")
     assert "1 passed" in run(shelf).stdout
-    assert [each.endswith("_unfinished") for each in made(shelf)] == [False]
+    (finished,) = made(shelf)
+    assert finished == unfinished.removesuffix("_unfinished")
 
 
 @pytest.mark.parametrize("arguments", [pytest.param(["-n2"], marks=pytest.mark.gate), []], ids=["workers", "alone"])
