@@ -30,7 +30,7 @@ from atriz_database.testing.template import name_of
 from atriz_database.workspace import Package
 
 RAW, COPIED = "floor A: CREATE DATABASE … TEMPLATE, DROP", "the same, STRATEGY file_copy"
-CLONED, SHARED, ORM = "fixture database", "fixture connection", "fixture session"
+CLONED, SHARED, ORM = "atriz: fixture database", "atriz: fixture connection", "atriz: fixture session"
 MIGRATED, BY_ALEMBIC = "migrated for each test, in its process", "alembic upgrade head for each test"
 WAYS = {
     RAW: "raw",

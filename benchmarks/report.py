@@ -77,7 +77,7 @@ def _print(console: Console, table: Table) -> None:
 
 
 def _table(size: int, entries: Sequence[Entry]) -> Table:
-    table = Table(f"M={size}" if size else "this repository", box=box.MARKDOWN)
+    table = Table(f"M={size:,}" if size else "", box=box.MARKDOWN)
     for name in ("seconds", "from - to", "x A", "from - to", "x B", "CPU", "MB", "sum"):
         table.add_column(name, justify="right")
     floor_a, floor_b = _floor(entries, "floor A:"), _floor(entries, "floor B:")

@@ -11,7 +11,7 @@ import pytest
 
 import atriz_database
 
-WATCHED = {"alembic", "sqlalchemy", "psycopg", "rich", "dotenv", "pytest"}
+WATCHED = {"alembic", "sqlalchemy", "psycopg", "rich", "dotenv", "pytest", "greenlet", "sqlalchemy.orm"}
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -30,8 +30,16 @@ def loaded_by(statement: str) -> set[str]:
         ("from atriz_database import AtrizError, Package, Workspace", set()),
         ("from atriz_database import DatabaseURL, Target, resolve", set()),
         ("import atriz_database.graph, atriz_database.revisions", set()),
-        ("from atriz_database import reference, references, NAMING_CONVENTION", {"sqlalchemy"}),
-        ("from atriz_database import Reference", {"sqlalchemy"}),
+        ("from atriz_database import reference, references, NAMING_CONVENTION", {"sqlalchemy", "sqlalchemy.orm"}),
+        ("from atriz_database import Reference", {"sqlalchemy", "sqlalchemy.orm"}),
+        ("from atriz_database import PoolTimeoutError, OutcomeUnknownError", set()),
+        ("from atriz_database import Database, PoolState", {"sqlalchemy", "psycopg"}),
+        # SQLAlchemy's asynchronous connections come with its asynchronous sessions.
+        ("from atriz_database import AsyncDatabase", {"sqlalchemy", "sqlalchemy.orm", "greenlet", "psycopg"}),
+        (
+            "import atriz_database as a; a.Database('postgresql://here/name').close()",
+            {"sqlalchemy", "psycopg"},
+        ),
         ("import atriz_database.look", {"psycopg"}),
         ("import atriz_database.pytest_plugin", {"pytest"}),
     ],
@@ -45,6 +53,20 @@ def test_entry_loads_what_it_needs_and_no_more(statement: str, loaded: set[str])
 )
 def test_administration_loads_neither_alembic_nor_sqlalchemy_nor_rich(module: str) -> None:
     assert not loaded_by(f"import atriz_database.{module}") & {"alembic", "sqlalchemy", "rich"}
+
+
+@pytest.mark.parametrize("name", ["Database", "AsyncDatabase"])
+def test_application_loads_nothing_of_administration(name: str) -> None:
+    """Not the command, the verbs, nor what makes and migrates databases."""
+    program = (
+        f"from atriz_database import {name}\nimport sys\n"
+        "print(*sorted(name for name in sys.modules if name.startswith('atriz_database.')))"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True)
+    loaded = {name.removeprefix("atriz_database.") for name in done.stdout.split()}
+    stem = {"errors", "libpq", "owner", "settings", "url", "workspace"}
+    application = {"database", "engine", "pool", "transaction"}
+    assert loaded == stem | application | ({"asynchronous"} if name == "AsyncDatabase" else set())
 
 
 def test_migrations_is_the_only_module_that_loads_alembic() -> None:

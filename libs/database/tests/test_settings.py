@@ -357,8 +357,8 @@ LEVEL_4 = [
     ),
     Case(
         "embedded: production with a server is fine",
-        {"APP_ENV": "production", "PGHOST": "here"},
-        url=on("here", "mextrack"),
+        {"APP_ENV": "production", "PGHOST": "here", "PGSSLMODE": "verify-full"},
+        url={name: f"{url}?sslmode=verify-full" for name, url in on("here", "mextrack").items()},
         origin=f"PGHOST {IN_PROCESS}",
         environment="production",
         environment_origin="the process environment",

@@ -206,3 +206,17 @@ def test_url_does_not_change_with_the_mapping_it_was_made_of() -> None:
     assert url.database == "x"
     with pytest.raises(TypeError):
         url.parameters["dbname"] = "z"  # type: ignore[index]
+
+
+def test_pooler_is_an_option_of_ours_that_libpq_never_hears_of() -> None:
+    """It is kept through all that is done to a URL; another value is refused."""
+    text = "postgresql://ann@here/db?sslmode=require&pooler=transaction"
+    url = DatabaseURL.parse(text)
+    assert (url.pooler, "pooler" in url.parameters) == ("transaction", False)
+    assert url.text() == text
+    assert DatabaseURL.parse(url.text()) == url == pickle.loads(pickle.dumps(url))
+    assert url.with_database("other").pooler == "transaction"
+    assert url != DatabaseURL.parse("postgresql://ann@here/db?sslmode=require")
+    assert DatabaseURL.parse("postgresql:///db?pooler=transaction").parameters == {"dbname": "db"}
+    with pytest.raises(SettingsError, match="pooler that is not known; pooler=transaction is for PgBouncer"):
+        DatabaseURL.parse("postgresql://here/db?pooler=session")

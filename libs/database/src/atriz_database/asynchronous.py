@@ -17,13 +17,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.util import await_, greenlet_spawn
 
 from atriz_database.database import Database, locate
-from atriz_database.engine import PoolSettings, create_async_engine
+from atriz_database.engine import PoolOptions, PoolSettings, create_async_engine
 from atriz_database.pool import PoolState
 from atriz_database.transaction import Isolation
 from atriz_database.url import DatabaseURL
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing import Self, Unpack
 
     from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -67,7 +67,7 @@ class AsyncDatabase:
         """SQLAlchemy's engine, for what is not here."""
 
     @classmethod
-    def from_environment(cls, package: str, *, variable: str = "DATABASE_URL", **pool: Any) -> Self:
+    def from_environment(cls, package: str, *, variable: str = "DATABASE_URL", **pool: Unpack[PoolOptions]) -> Self:
         """Return the database of a package, as :meth:`Database.from_environment` does.
 
         It reads files, and may start the embedded server: call it before the event loop has other things to do.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy import Connection, CursorResult, Engine, Executable, Row, Table, text
 
 from atriz_database import libpq, settings, transaction, workspace
-from atriz_database.engine import PoolSettings, create_engine
+from atriz_database.engine import PoolOptions, PoolSettings, create_engine
 from atriz_database.errors import WorkspaceError
 from atriz_database.owner import Owner
 from atriz_database.pool import PoolState, SlotPool
@@ -23,7 +23,7 @@ from atriz_database.transaction import Block, Isolation, Options
 from atriz_database.url import DatabaseURL
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing import Self, Unpack
 
     from sqlalchemy.orm import Session
 
@@ -85,7 +85,7 @@ class Database:
         return create_engine(self.url, name=self.name, settings=pool)
 
     @classmethod
-    def from_environment(cls, package: str, *, variable: str = "DATABASE_URL", **pool: Any) -> Self:
+    def from_environment(cls, package: str, *, variable: str = "DATABASE_URL", **pool: Unpack[PoolOptions]) -> Self:
         """Return the database of a package, found as the ``atriz`` command finds it.
 
         That is by the process environment, ``.env`` files and the embedded server, in the workspace around the

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import sqlalchemy
 from sqlalchemy import Engine
@@ -14,6 +14,15 @@ from atriz_database.url import DatabaseURL
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
+
+
+class PoolOptions(TypedDict, total=False):
+    """What `from_environment` passes on; see `PoolSettings`."""
+
+    pool_size: int
+    pool_timeout: float
+    recycle: float
+    pre_ping: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ class PoolState:
     wait_seconds: float
     """How long they have waited together, those who still wait left out."""
     timeouts: int
-    """How many waited in vain."""
+    """How many waited in vain, those who were cancelled among them."""
 
 
 class SlotPool(Pool):
@@ -98,18 +98,22 @@ class SlotPool(Pool):
         try:
             waiter.block(self._timeout)
         except BaseException:  # cancelled or interrupted, perhaps with a slot in hand already
+            self._leave(waiter, began)
             if waiter.slot is not None:
                 self._give(waiter.slot)
             raise
-        finally:
-            with self._lock:
-                self._wait_seconds += time.monotonic() - began
-                if waiter.slot is None:
-                    self._queue.remove(waiter)
+        self._leave(waiter, began)
         if waiter.slot is None:
-            self._timeouts += 1
             raise PoolTimeoutError(self._full())
         return waiter.slot
+
+    def _leave(self, waiter: _Waiter, began: float) -> None:
+        """Take somebody out of the queue: after this nothing is given to him any more."""
+        with self._lock:
+            self._wait_seconds += time.monotonic() - began
+            if waiter.slot is None:
+                self._queue.remove(waiter)
+                self._timeouts += 1
 
     def _waiter(self) -> _Waiter:
         return _ThreadWaiter()
