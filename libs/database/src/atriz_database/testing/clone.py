@@ -40,13 +40,17 @@ class Clones:
         """
         found = self._template(package, today or datetime.now(UTC).date())
         if isinstance(found, AtrizError):
-            raise found
+            # Without the places where it was raised before.
+            raise found.with_traceback(None)
         name = self._run.new_name(package.name)
         template.clone(self._run, found, name)
         made = self._target(package, name)
         if seeded:
-            for _ in seeds.seed(made):
-                pass
+            try:
+                list(seeds.seed(made))
+            except BaseException:
+                self._run.drop(name)
+                raise
         return made
 
     def drop(self, target: Target) -> Sequence[Leak]:
