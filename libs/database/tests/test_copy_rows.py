@@ -39,6 +39,7 @@ from sqlalchemy import (
     func,
     insert,
     select,
+    text,
 )
 from sqlalchemy.dialects.postgresql import INET, INT4RANGE, JSONB, Range
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
@@ -193,6 +194,31 @@ def test_value_that_binary_does_not_take_goes_as_text(db: Database) -> None:
     rows = [(1, at), (2, at), ("3", at), (4, at.replace(tzinfo=None)), (5, "2026-01-01 12:00+00"), (6, at)]
     assert db.copy_rows(table, rows) == 6
     assert [row[0] for row in stored(db, table)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_time_without_a_zone_is_read_as_insert_reads_it(db: Database) -> None:
+    """In the session's zone, where the column has one."""
+    table = Table("moments", MetaData(), Column("id", Integer), Column("at", DateTime(timezone=True)))
+    table.create(db.engine)
+    aware = datetime(2026, 7, 1, 12, tzinfo=UTC_PLUS_5)
+    rows = [(1, aware), (2, aware.replace(tzinfo=None)), (3, aware)]
+    with db.transaction(force_rollback=True) as connection:
+        connection.execute(text("SET LOCAL timezone = 'America/New_York'"))
+        db.copy_rows(table, rows)
+        copied = stored(db, table)
+        connection.execute(table.delete())
+        connection.execute(insert(table), [{"id": number, "at": at} for number, at in rows])
+        assert copied == stored(db, table)
+
+
+@pytest.mark.parametrize("beside", [Integer(), INET()], ids=["binary", "text"])
+def test_time_with_a_zone_is_refused_by_a_column_without_one(db: Database, beside: Any) -> None:
+    """INSERT converts it to the session's zone, and COPY would cut the zone off: another time, and no error."""
+    table = Table("moments", MetaData(), Column("at", DateTime()), Column("beside", beside))
+    table.create(db.engine)
+    with pytest.raises(ValueError, match=r"at has no time zone, and 2026-07-01 12:00:00\+05:30 has one"):
+        db.copy_rows(table, [(datetime(2026, 7, 1, 12, tzinfo=UTC_PLUS_5), None)])
+    assert stored(db, table) == []
 
 
 def test_column_that_is_another_type_on_the_server_is_not_misread(db: Database) -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, It
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from operator import itemgetter
 from typing import Any
 from uuid import UUID
@@ -13,7 +14,7 @@ from uuid import UUID
 import psycopg
 import sqlalchemy
 from psycopg.types.json import Json, Jsonb
-from sqlalchemy import Column, Connection, Table, text
+from sqlalchemy import Column, Connection, DateTime, Table, text
 from sqlalchemy.exc import DBAPIError, NoInspectionAvailable
 from sqlalchemy.util import await_, greenlet_spawn
 
@@ -358,6 +359,8 @@ def _bound(
             raise ValueError(f"{field.key} is written through an SQL function, which COPY cannot call")
         if (processor := implementation.bind_processor(connection.dialect)) is not None:
             processors.append((position, processor))
+        elif isinstance(implementation, DateTime) and not implementation.timezone:
+            processors.append((position, partial(_without_zone, field.key)))
     if not processors:
         return convert
 
@@ -368,6 +371,13 @@ def _bound(
         return values
 
     return bound
+
+
+def _without_zone(key: str, value: Any) -> Any:
+    """Refuse what INSERT would convert to the session's time zone, and COPY would cut the zone off of."""
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        raise ValueError(f"{key} has no time zone, and {value} has one: convert it, or declare DateTime(timezone=True)")
+    return value
 
 
 def _name(fields: list[_Field]) -> str:
