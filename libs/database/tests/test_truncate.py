@@ -13,11 +13,12 @@ from typing import Any, LiteralString, cast
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from psycopg import errors, sql
+from psycopg import errors
 
 from atriz_database import databases, truncate
 from atriz_database.databases import Connection
 from atriz_database.settings import Target
+from atriz_database.testing.run import Run
 from atriz_database.truncate import Emptied, ReferencedError, empty
 from atriz_database.url import DatabaseURL
 from atriz_database.workspace import Package
@@ -28,7 +29,10 @@ MANY = 101
 
 @pytest.fixture(scope="module")
 def target(
-    server_url: DatabaseURL, new_database_name: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+    server_url: DatabaseURL,
+    new_database_name: Callable[[str], str],
+    tmp_path_factory: pytest.TempPathFactory,
+    _run: Run,
 ) -> Iterator[Target]:
     """Yield a database that the tests of this file share."""
     folder: Path = tmp_path_factory.getbasetemp()
@@ -37,8 +41,7 @@ def target(
     made = Target(package, url, "the test run", "test", "the test run")
     databases.create(made)
     yield made
-    with databases.maintenance(made) as maintenance:
-        maintenance.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(made.database)))
+    _run.drop(made.database)
 
 
 @pytest.fixture

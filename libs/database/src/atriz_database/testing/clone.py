@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -18,7 +17,6 @@ from atriz_database.url import DatabaseURL
 from atriz_database.workspace import Package
 
 ORIGIN = "the test run"
-_EXIT_SECONDS = 0.002
 
 
 class Clones:
@@ -56,9 +54,6 @@ class Clones:
     def drop(self, target: Target) -> Sequence[Leak]:
         """Drop a database; return the connections that were still open to it, which are ended."""
         found = leaks(self._run.connection, target.database)
-        # A server process that ends is out of the list a moment before DROP stops counting it, and DROP then looks
-        # again after 100 ms.
-        time.sleep(_EXIT_SECONDS)
         self._run.drop(target.database)
         return found
 
