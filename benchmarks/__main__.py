@@ -7,11 +7,11 @@ import json
 import signal
 import sys
 
-from benchmarks import cluster, data, migrate, report
+from benchmarks import cluster, data, migrate, report, testing
 from benchmarks.case import Case, Options
 
 # A topic is a module with a generator `cases`.
-_TOPICS = {"migrate": migrate.cases, "data": data.cases}
+_TOPICS = {"migrate": migrate.cases, "data": data.cases, "testing": testing.cases}
 
 
 def main(words: list[str]) -> int:

@@ -88,16 +88,21 @@ def _table(size: int, entries: Sequence[Entry]) -> Table:
         seconds = [sample.seconds for sample in entry.samples.values()]
         table.add_row(
             entry.contender,
-            f"{entry.seconds:.2f}",
-            f"{min(seconds):.2f} - {max(seconds):.2f}",
+            _seconds(entry.seconds),
+            f"{_seconds(min(seconds))} - {_seconds(max(seconds))}",
             _number(entry, floor_a),
             _range(entry, floor_a),
             _number(entry, floor_b),
-            f"{entry.processor:.2f}",
-            f"{entry.biggest / _MEGABYTE:.0f}",
+            f"{entry.processor:.2f}" if entry.processor else "",
+            f"{entry.biggest / _MEGABYTE:.0f}" if entry.biggest else "",
             f"{entry.tree / _MEGABYTE:.0f}" if entry.tree else "",
         )
     return table
+
+
+def _seconds(value: float) -> str:
+    """Return seconds with as many digits as say something, for what takes milliseconds as well."""
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.4f}"
 
 
 def _floor(entries: Iterable[Entry], name: str) -> Entry | None:

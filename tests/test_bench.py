@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -27,6 +27,7 @@ CASES = {
         "64 tasks on 10 connections",
         "import",
     ],
+    "testing": ["test database, embedded server", "test database, a server that is named"],
 }
 
 
@@ -44,9 +45,9 @@ def test_the_workload_is_the_same_every_time(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def database(server_url: DatabaseURL) -> Iterator[DatabaseURL]:
+def database(server_url: DatabaseURL, new_database_name: Callable[[str], str]) -> Iterator[DatabaseURL]:
     """Yield an empty database."""
-    name = f"bench_{os.getpid()}"
+    name = new_database_name("bench")
     with psycopg.connect(server_url.text(secrets=True), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE template0".encode())
         yield server_url.with_database(name)

@@ -100,11 +100,12 @@ def test_profile_is_not_public_unless_made_so(connection: Connection) -> None:
     assert connection.execute("SELECT is_public FROM user_profiles WHERE user_id = %s", [user]).fetchone() == (False,)
 
 
+@pytest.mark.seeded
 @pytest.mark.parametrize("table", TABLES)
-def test_updated_at_on_the_site_follows_each_change(seeded: Connection, table: str) -> None:
+def test_updated_at_on_the_site_follows_each_change(connection: Connection, table: str) -> None:
     """A change sets updated_at to now, also against a writer who says otherwise."""
     statement = sql.SQL("UPDATE {} SET updated_at = %s WHERE user_id = %s RETURNING updated_at = now()")
-    changed = seeded.execute(statement.format(sql.Identifier(table)), [LONG_AGO, user_id(USERS[0].email)])
+    changed = connection.execute(statement.format(sql.Identifier(table)), [LONG_AGO, user_id(USERS[0].email)])
     assert changed.fetchone() == (True,)
 
 
@@ -116,24 +117,27 @@ def test_user_ids_of_the_site_are_declared_as_references() -> None:
     ]
 
 
+@pytest.mark.seeded
 @pytest.mark.parametrize("table", TABLES)
-def test_site_knows_every_development_user(seeded: Connection, table: str) -> None:
+def test_site_knows_every_development_user(connection: Connection, table: str) -> None:
     """Each development user of core has a profile and preferences, under the id that core gives them."""
-    rows = seeded.execute(f"SELECT user_id FROM {table}").fetchall()
+    rows = connection.execute(f"SELECT user_id FROM {table}").fetchall()
     assert {row[0] for row in rows} == {user_id(user.email) for user in USERS}
 
 
-def test_development_time_zones_exist(seeded: Connection) -> None:
+@pytest.mark.seeded
+def test_development_time_zones_exist(connection: Connection) -> None:
     """The time zones that the seeds name are known to PostgreSQL."""
-    unknown = seeded.execute(
+    unknown = connection.execute(
         "SELECT time_zone FROM user_preferences WHERE time_zone NOT IN (SELECT name FROM pg_timezone_names)"
     ).fetchall()
     assert unknown == []
 
 
-def test_site_seeds_twice_change_nothing(seeded: Connection) -> None:
+@pytest.mark.seeded
+def test_site_seeds_twice_change_nothing(connection: Connection) -> None:
     """A second run of the seeds inserts nothing and changes nothing."""
-    before = content(seeded)
+    before = content(connection)
     for path in sorted(SEEDS.glob("*.py")):
-        runpy.run_path(str(path))["seed"](seeded)
-    assert content(seeded) == before
+        runpy.run_path(str(path))["seed"](connection)
+    assert content(connection) == before

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 
 from atriz_core.development import USERS, user_id
 
@@ -29,30 +30,34 @@ def content(connection: Connection) -> list[Any]:
     ).fetchall()
 
 
-def test_each_vehicle_has_a_day_of_positions(seeded: Connection) -> None:
+@pytest.mark.seeded
+def test_each_vehicle_has_a_day_of_positions(connection: Connection) -> None:
     """Five vehicles have a position a minute for the last 24 hours, none of them in the future."""
-    rows = seeded.execute(
+    rows = connection.execute(
         "SELECT count(*), max(recorded_at) - min(recorded_at) = interval '1 day - 1 minute', max(recorded_at) <= now()"
         " FROM tracking_data GROUP BY vehicle_id"
     ).fetchall()
     assert rows == [(24 * 60, True, True)] * 5
 
 
-def test_seeded_positions_lie_in_monthly_partitions(seeded: Connection) -> None:
+@pytest.mark.seeded
+def test_seeded_positions_lie_in_monthly_partitions(connection: Connection) -> None:
     """The seeds make the months they need: the default partition stays empty."""
-    assert seeded.execute("SELECT count(*) FROM tracking_data_default").fetchone() == (0,)
+    assert connection.execute("SELECT count(*) FROM tracking_data_default").fetchone() == (0,)
 
 
-def test_vehicles_are_of_development_users(seeded: Connection) -> None:
+@pytest.mark.seeded
+def test_vehicles_are_of_development_users(connection: Connection) -> None:
     """Who answers for a vehicle is a development user of core."""
-    owners = {row[0] for row in seeded.execute("SELECT user_id FROM vehicles").fetchall()}
+    owners = {row[0] for row in connection.execute("SELECT user_id FROM vehicles").fetchall()}
     assert owners
     assert owners <= {user_id(user.email) for user in USERS}
 
 
-def test_vehicles_move_by_day_and_rest_at_night(seeded: Connection) -> None:
+@pytest.mark.seeded
+def test_vehicles_move_by_day_and_rest_at_night(connection: Connection) -> None:
     """A vehicle that moves has the speed that its positions tell, give or take the play of the wheel."""
-    row = seeded.execute(
+    row = connection.execute(
         """
         SELECT bool_and(speed_kmh = 0) FILTER (WHERE hour NOT BETWEEN 6 AND 19),
                bool_and(speed_kmh > 0) FILTER (WHERE hour BETWEEN 6 AND 19),
@@ -71,20 +76,22 @@ def test_vehicles_move_by_day_and_rest_at_night(seeded: Connection) -> None:
     assert row[2] < 8
 
 
-def test_mextrack_seeds_twice_change_nothing(seeded: Connection) -> None:
+@pytest.mark.seeded
+def test_mextrack_seeds_twice_change_nothing(connection: Connection) -> None:
     """A second run of the seeds inserts nothing and changes nothing."""
-    before = content(seeded)
-    run_seeds(seeded)
-    assert content(seeded) == before
+    before = content(connection)
+    run_seeds(connection)
+    assert content(connection) == before
 
 
-def test_mextrack_seeds_of_another_day_add_no_day(seeded: Connection) -> None:
+@pytest.mark.seeded
+def test_mextrack_seeds_of_another_day_add_no_day(connection: Connection) -> None:
     """Seeds run again the day after insert nothing: a day of positions stays a day."""
     # A fifth of a second is as good as waiting a day: the positions are made older instead.
-    seeded.execute("UPDATE tracking_data SET recorded_at = recorded_at - interval '26 hours'")
-    before = seeded.execute("SELECT row::text FROM tracking_data AS row ORDER BY 1").fetchall()
-    run_seeds(seeded)
-    assert seeded.execute("SELECT row::text FROM tracking_data AS row ORDER BY 1").fetchall() == before
+    connection.execute("UPDATE tracking_data SET recorded_at = recorded_at - interval '26 hours'")
+    before = connection.execute("SELECT row::text FROM tracking_data AS row ORDER BY 1").fetchall()
+    run_seeds(connection)
+    assert connection.execute("SELECT row::text FROM tracking_data AS row ORDER BY 1").fetchall() == before
 
 
 def test_mextrack_seeds_leave_a_developers_own_vehicle_alone(connection: Connection) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 
 from atriz_core.development import USERS, user_id
 
@@ -29,37 +30,41 @@ def content(connection: Connection) -> dict[str, list[Any]]:
     }
 
 
-def test_every_product_has_its_stock(seeded: Connection) -> None:
+@pytest.mark.seeded
+def test_every_product_has_its_stock(connection: Connection) -> None:
     """Twenty products are on sale, each with a row in the inventory."""
-    row = seeded.execute(
+    row = connection.execute(
         "SELECT count(*), count(inventory.id) FROM products LEFT JOIN inventory ON product_id = products.id"
     ).fetchone()
     assert row == (20, 20)
 
 
-def test_seeded_totals_are_the_sums_of_their_lines(seeded: Connection) -> None:
+@pytest.mark.seeded
+def test_seeded_totals_are_the_sums_of_their_lines(connection: Connection) -> None:
     """Each seeded sale has lines, and its total is their sum."""
-    rows = seeded.execute(
+    rows = connection.execute(
         "SELECT total, sum(line_total) FROM sales JOIN sale_items ON sale_id = sales.id GROUP BY sales.id"
     ).fetchall()
     assert len(rows) == 6
     assert all(total == lines > 0 for total, lines in rows)
 
 
-def test_cashiers_are_development_users(seeded: Connection) -> None:
+@pytest.mark.seeded
+def test_cashiers_are_development_users(connection: Connection) -> None:
     """Every cashier is a development user of core."""
-    cashiers = {row[0] for row in seeded.execute("SELECT user_id FROM sales").fetchall()}
+    cashiers = {row[0] for row in connection.execute("SELECT user_id FROM sales").fetchall()}
     assert cashiers
     assert cashiers <= {user_id(user.email) for user in USERS}
 
 
-def test_pshop_seeds_twice_change_nothing(seeded: Connection) -> None:
+@pytest.mark.seeded
+def test_pshop_seeds_twice_change_nothing(connection: Connection) -> None:
     """A second run of the seeds inserts nothing, changes nothing, and uses up no receipt number."""
     sequences = "SELECT sequencename, last_value FROM pg_sequences ORDER BY 1"
-    before, numbers = content(seeded), seeded.execute(sequences).fetchall()
-    run_seeds(seeded)
-    assert content(seeded) == before
-    assert seeded.execute(sequences).fetchall() == numbers
+    before, numbers = content(connection), connection.execute(sequences).fetchall()
+    run_seeds(connection)
+    assert content(connection) == before
+    assert connection.execute(sequences).fetchall() == numbers
 
 
 def test_pshop_seeds_leave_a_developers_own_product_alone(connection: Connection) -> None:

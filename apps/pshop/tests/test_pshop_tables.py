@@ -171,11 +171,12 @@ def test_receipt_numbers_count_up(connection: Connection) -> None:
     assert [row[0] for row in rows] == sales
 
 
+@pytest.mark.seeded
 @pytest.mark.parametrize("table", ["products", "inventory", "sales"])
-def test_updated_at_in_the_shop_follows_each_change(seeded: Connection, table: str) -> None:
+def test_updated_at_in_the_shop_follows_each_change(connection: Connection, table: str) -> None:
     """A change sets updated_at to now, also against a writer who says otherwise."""
     statement = sql.SQL("UPDATE {} SET updated_at = %s RETURNING updated_at = now()").format(sql.Identifier(table))
-    assert set(seeded.execute(statement, [LONG_AGO]).fetchall()) == {(True,)}
+    assert set(connection.execute(statement, [LONG_AGO]).fetchall()) == {(True,)}
 
 
 def test_product_that_was_sold_stays(connection: Connection) -> None:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
+from psycopg import sql
 from tree import Tree, clean_environment
 
 from atriz_database import settings
+from atriz_database.testing.run import Run
 from atriz_database.url import DatabaseURL
 
 
 @pytest.fixture
-def tree(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Tree]:
+def tree(
+    tmp_path: Path, request: pytest.FixtureRequest, new_database_name: Callable[[str], str], _run: Run
+) -> Iterator[Tree]:
     """Yield an empty repository, its databases on the server of the test run."""
     root = tmp_path / "repository"
     root.mkdir()
@@ -26,17 +28,11 @@ def tree(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Tree]:
         environ["ATRIZ_SERVER_HOME"] = str(request.getfixturevalue("server_home"))
     else:
         environ |= {name: value for name, value in os.environ.items() if name.startswith("PG")}
-    made = Tree(root, environ, uuid.uuid4().hex[:8])
-    server = made.server
+    made = Tree(root, environ, new_database_name)
     yield made
-    if not made.folders:
-        return
-    with psycopg.connect(**dict(server.parameters), autocommit=True) as connection:
-        for name in made.folders:
-            # A failed test may have left a process that is still at work.
-            query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
-            connection.execute(query, [made.database(name)])
-            connection.execute(f'DROP DATABASE IF EXISTS "{made.database(name)}"'.encode())
+    for name in made.folders:
+        # A failed test may have left a process that is still at work.
+        _run.drop(made.database(name))
 
 
 @pytest.fixture
@@ -48,10 +44,9 @@ def fleet(tree: Tree) -> Tree:
 
 
 @pytest.fixture
-def empty(server_url: DatabaseURL) -> Iterator[DatabaseURL]:
+def empty(server_url: DatabaseURL, new_database_name: Callable[[str], str], _run: Run) -> Iterator[DatabaseURL]:
     """Yield the URL of an empty database of the test's own."""
-    name = f"empty_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(server_url.text(secrets=True), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0".encode())
-        yield server_url.with_database(name)
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+    name = new_database_name("empty")
+    _run.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
+    yield server_url.with_database(name)
+    _run.drop(name)

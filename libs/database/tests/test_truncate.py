@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, LiteralString, cast
@@ -13,11 +13,12 @@ from typing import Any, LiteralString, cast
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from psycopg import errors, sql
+from psycopg import errors
 
 from atriz_database import databases, truncate
 from atriz_database.databases import Connection
 from atriz_database.settings import Target
+from atriz_database.testing.run import Run
 from atriz_database.truncate import Emptied, ReferencedError, empty
 from atriz_database.url import DatabaseURL
 from atriz_database.workspace import Package
@@ -27,16 +28,20 @@ MANY = 101
 
 
 @pytest.fixture(scope="module")
-def target(server_url: DatabaseURL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+def target(
+    server_url: DatabaseURL,
+    new_database_name: Callable[[str], str],
+    tmp_path_factory: pytest.TempPathFactory,
+    _run: Run,
+) -> Iterator[Target]:
     """Yield a database that the tests of this file share."""
     folder: Path = tmp_path_factory.getbasetemp()
     package = Package("own", folder, folder, "own_db", "DATABASE_URL", ("public",), ())
-    url = server_url.with_database(f"atriz_test_truncate_{uuid.uuid4().hex[:12]}")
+    url = server_url.with_database(new_database_name("truncate"))
     made = Target(package, url, "the test run", "test", "the test run")
     databases.create(made)
     yield made
-    with databases.maintenance(made) as maintenance:
-        maintenance.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(made.database)))
+    _run.drop(made.database)
 
 
 @pytest.fixture

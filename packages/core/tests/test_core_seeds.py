@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
+import pytest
 
 from atriz_core.development import USERS, user_id
 
@@ -24,9 +25,10 @@ def content(connection: Connection) -> dict[str, list[Any]]:
     }
 
 
-def test_development_users_are_there_with_their_roles(seeded: Connection) -> None:
+@pytest.mark.seeded
+def test_development_users_are_there_with_their_roles(connection: Connection) -> None:
     """Each development user is there, under the id that other packages know, with their roles."""
-    rows = seeded.execute(
+    rows = connection.execute(
         "SELECT users.id, email, users.name, array_agg(roles.name ORDER BY roles.name)"
         " FROM users JOIN user_roles ON user_id = users.id JOIN roles ON roles.id = role_id GROUP BY users.id"
     ).fetchall()
@@ -35,19 +37,21 @@ def test_development_users_are_there_with_their_roles(seeded: Connection) -> Non
     }
 
 
-def test_development_passwords_are_argon2id_hashes(seeded: Connection) -> None:
+@pytest.mark.seeded
+def test_development_passwords_are_argon2id_hashes(connection: Connection) -> None:
     """No password stands in the database, only an encoded argon2id hash."""
-    hashes = seeded.execute("SELECT DISTINCT password_hash FROM users").fetchall()
+    hashes = connection.execute("SELECT DISTINCT password_hash FROM users").fetchall()
     assert hashes
     assert all(row[0].startswith("$argon2id$v=19$") for row in hashes)
 
 
-def test_core_seeds_twice_change_nothing(seeded: Connection) -> None:
+@pytest.mark.seeded
+def test_core_seeds_twice_change_nothing(connection: Connection) -> None:
     """A second run of the seeds inserts nothing and changes nothing."""
-    before = content(seeded)
+    before = content(connection)
     for path in sorted(SEEDS.glob("*.py")):
-        runpy.run_path(str(path))["seed"](seeded)
-    assert content(seeded) == before
+        runpy.run_path(str(path))["seed"](connection)
+    assert content(connection) == before
 
 
 def test_core_seeds_leave_a_developers_own_rows_alone(connection: Connection) -> None:

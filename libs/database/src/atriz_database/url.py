@@ -111,6 +111,10 @@ class DatabaseURL:
         """Return the same server with another database."""
         return DatabaseURL({**self.parameters, "dbname": name}, self.pooler)
 
+    def without_secrets(self) -> DatabaseURL:
+        """Return the same place without a password: whoever has it elsewhere (PGPASSWORD, a file) can connect."""
+        return DatabaseURL({key: value for key, value in self.parameters.items() if key not in _SECRETS})
+
     def text(self, *, secrets: bool = False) -> str:
         """Return the URL as text; the password is ``***`` unless `secrets` is asked for."""
         rest = dict(self.parameters)

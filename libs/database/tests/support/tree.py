@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 import traceback
+import uuid
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -127,8 +128,11 @@ class Tree:
 
     root: Path
     environ: dict[str, str]
-    suffix: str
+    new_database_name: Callable[[str], str]
     folders: dict[str, Path] = field(default_factory=dict)
+    suffix: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
+    """For names of roles and the like, which no other test has."""
+    _databases: dict[str, str] = field(default_factory=dict)
 
     def add(self, name: str, *, requires: tuple[str, ...] | None = None, revisions: int = 1) -> Path:
         """Add a package with `revisions` good revisions; an app depends on core."""
@@ -167,7 +171,9 @@ class Tree:
 
     def database(self, name: str) -> str:
         """Return the name of a package's database, which no other test has."""
-        return f"{name}_{self.suffix}"
+        if name not in self._databases:
+            self._databases[name] = self.new_database_name(name)
+        return self._databases[name]
 
     def revise(
         self, name: str, number: int, up: str | None = None, *, id_: str = "", down: str | None = "", body: str = ""
