@@ -70,6 +70,11 @@ class Place:
         query = f"SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND usename = '{APPLICATION}'"
         return [pid for (pid,) in self.rows(f"{query} {chosen}")]
 
+    def sleeping(self) -> list[int]:
+        """Return the pids of the application's backends that are at work on a pg_sleep."""
+        query = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND state = 'active'"
+        return [pid for (pid,) in self.rows(f"{query} AND usename = '{APPLICATION}' AND query LIKE '%pg_sleep%'")]
+
     def kill(self, backends: Iterable[int]) -> None:
         """Terminate backends, and return when they are gone and what they said has passed the network."""
         before = self.network.connections
