@@ -47,7 +47,7 @@ def test_cancelled_during_a_statement_it_is_rolled_back(world: World, place: Pla
     """The server stops working on it at once, too."""
     db = world.open(place.url(), pool_size=2)
     work = world.start(lambda: two_notes(db, "SELECT pg_sleep(60)"))
-    world.until(lambda: bool(place.backends("active")))
+    world.until(lambda: bool(place.sleeping()))
     work.cancel()
     with pytest.raises(asyncio.CancelledError):
         work.result()
@@ -235,7 +235,7 @@ def test_run_is_not_repeated_after_a_cancellation(world: World, place: Place) ->
         connection.exec_driver_sql("SELECT pg_sleep(60)")
 
     work = world.start(lambda: db.run(slow))
-    world.until(lambda: bool(place.backends("active")))
+    world.until(lambda: bool(place.sleeping()))
     work.cancel()
     with pytest.raises(asyncio.CancelledError):
         work.result()

@@ -128,8 +128,8 @@ def test_a_backend_killed_during_a_statement_ends_it(world: World, place: Place)
     """Who waits for the answer gets the server's reason at once."""
     db = world.open(place.url(), pool_size=2)
     work = world.start(lambda: db.query("SELECT pg_sleep(60)"))
-    world.until(lambda: bool(place.backends("active")))
-    place.kill(place.backends("active"))
+    world.until(lambda: bool(place.sleeping()))
+    place.kill(place.sleeping())
     with pytest.raises(OperationalError, match="terminating connection"):
         work.result()
     assert_whole(world, place, db)

@@ -248,9 +248,10 @@ def test_a_cancelled_task_stops_its_own_statement_and_no_other(world: World, pla
     """Through the pooler, too: the backend is free again, and statements of others on the rest go on."""
     db = world.open(url(middle, place), pool_size=4)
     for _ in range(5):
-        others = [world.start(lambda: db.query("SELECT pg_sleep(0.2), 1")) for _ in range(_BACKENDS - 1)]
         work = world.start(lambda: db.query("SELECT pg_sleep(60)"))
-        world.until(lambda: len(place.backends("active")) == _BACKENDS)
+        world.until(lambda: bool(place.sleeping()))
+        others = [world.start(lambda: db.query("SELECT pg_sleep(0.2), 1")) for _ in range(_BACKENDS - 1)]
+        world.until(lambda: len(place.sleeping()) > 1 or any(other.done for other in others))
         work.cancel()
         with pytest.raises(asyncio.CancelledError):
             work.result()

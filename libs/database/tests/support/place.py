@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 from urllib.parse import urlencode
 
@@ -21,7 +22,7 @@ APPLICATION = "app"
 _SECONDS = 20.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class Place:
     """Where an application's database is, seen by its administrator."""
 
@@ -43,9 +44,21 @@ class Place:
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """Return the rows of a query, asked past the network."""
-        with psycopg.connect(self.server.url(self.database), autocommit=True, client_encoding="utf8") as connection:
-            done = connection.execute(query.encode())
-            return done.fetchall() if done.description else []
+        try:
+            done = self._administrator.execute(query.encode())
+        except psycopg.OperationalError:  # The server has been restarted.
+            del self._administrator
+            done = self._administrator.execute(query.encode())
+        return done.fetchall() if done.description else []
+
+    @cached_property
+    def _administrator(self) -> psycopg.Connection[tuple[Any, ...]]:
+        url = self.server.url(self.database)
+        return psycopg.connect(url, autocommit=True, prepare_threshold=None, client_encoding="utf8")
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._administrator.close()
 
     def notes(self) -> list[str]:
         """Return what is in the table of notes."""
@@ -56,6 +69,11 @@ class Place:
         chosen = f"AND state LIKE '{state}'" if state else ""
         query = f"SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND usename = '{APPLICATION}'"
         return [pid for (pid,) in self.rows(f"{query} {chosen}")]
+
+    def sleeping(self) -> list[int]:
+        """Return the pids of the application's backends that are at work on a pg_sleep."""
+        query = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND state = 'active'"
+        return [pid for (pid,) in self.rows(f"{query} AND usename = '{APPLICATION}' AND query LIKE '%pg_sleep%'")]
 
     def kill(self, backends: Iterable[int]) -> None:
         """Terminate backends, and return when they are gone and what they said has passed the network."""
@@ -78,6 +96,8 @@ def server(**settings: object) -> Iterator[Second]:
     """Yield a server with a role for applications, which takes none of the connections kept for its administrator."""
     with second.running(settings=settings) as running:
         with psycopg.connect(running.url(), autocommit=True) as connection:
+            # Hundreds of connections are made; a password of this length is not guessed slower by counting to 4096.
+            connection.execute("SET scram_iterations = 1")
             connection.execute(f"CREATE ROLE {APPLICATION} LOGIN PASSWORD '{APPLICATION}'".encode())
         yield running
 
@@ -94,6 +114,7 @@ def made(running: Second) -> Iterator[Place]:
         yield place
         network.resume()
         place.until_left()
+        place.close()
     with psycopg.connect(running.url(), autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {name}".encode())
 
