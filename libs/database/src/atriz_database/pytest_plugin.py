@@ -94,7 +94,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 def server_home(pytestconfig: pytest.Config) -> Iterator[Path]:
     """Return the home of the embedded test server, for ATRIZ_SERVER_HOME; running, whatever PG* say.
 
-    Its first start in a checkout, or after a boot of the machine, takes 2 s, a later one 0.2 s. The last run stops it.
+    Its first start in a checkout, or after a boot of the machine, takes 1.5 s, a later one 0.2. The last run stops it.
     """
     import os
 

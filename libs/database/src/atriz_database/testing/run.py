@@ -34,6 +34,11 @@ _KEPT_SECONDS = 24 * 60 * 60
 # Whoever a test has left behind is told to go, and DROP waits some seconds for them. WITH (FORCE) is not in PostgreSQL
 # 12, and needs a right that this doesn't.
 _END = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()"
+# The run's connection waits for others, and does nothing while a test runs: no limit of the server may end that.
+_NO_LIMITS = """
+    SELECT set_config(name, '0', false) FROM pg_settings
+    WHERE name IN ('idle_session_timeout', 'lock_timeout', 'statement_timeout')
+"""
 _DATABASES = """
     SELECT datname, coalesce(shobj_description(d.oid, 'pg_database'), ''), extract(epoch FROM now())::bigint,
            EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = d.oid)
@@ -70,6 +75,7 @@ class Run:
         """The run's connection, in autocommit, to a database that is always there."""
         if self._connection is None or self._connection.closed:
             self._connection = databases.maintenance(self.server, purpose="test")
+            self._connection.execute(_NO_LIMITS)
             for each in self._held:
                 self._connection.execute("SELECT pg_advisory_lock_shared(%s)", [each])
         return self._connection
