@@ -251,7 +251,7 @@ def test_a_cancelled_task_stops_its_own_statement_and_no_other(world: World, pla
         work = world.start(lambda: db.query("SELECT pg_sleep(60)"))
         world.until(lambda: bool(place.sleeping()))
         others = [world.start(lambda: db.query("SELECT pg_sleep(0.2), 1")) for _ in range(_BACKENDS - 1)]
-        world.until(lambda: len(place.sleeping()) > 1 or any(other.done for other in others))
+        world.until(lambda others=others: len(place.sleeping()) > 1 or any(other.done for other in others))  # type: ignore[misc]
         work.cancel()
         with pytest.raises(asyncio.CancelledError):
             work.result()
