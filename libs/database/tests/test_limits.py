@@ -8,32 +8,17 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import psycopg
 import pytest
 import second
+from blocker import WAITING, holding
 from second import Second
 from tree import Tree
 
 from atriz_database import databases
 from atriz_database.url import DatabaseURL
-
-_WAITING = "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-
-
-@contextmanager
-def holding(tree: Tree, statement: str, *more: str) -> Iterator[databases.Connection]:
-    """Hold what a statement locks until the block is left, or the connection's transaction is ended."""
-    with tree.connect("left") as holder:
-        holder.execute("SET application_name = 'a report'")
-        holder.execute("BEGIN")
-        for each in (statement, *more):
-            holder.execute(each.encode())
-        yield holder
-        if not holder.closed:
-            holder.rollback()
 
 
 def run_sql(tree: Tree, statement: str) -> None:
@@ -102,7 +87,7 @@ def test_readers_behind_a_waiting_revision_wait_no_longer_than_the_lock_timeout(
     fleet.revise("left", 3, "ALTER TABLE left_1 ADD COLUMN name text")
     with holding(fleet, "SELECT FROM left_1"), fleet.connect("left") as reader:
         process = fleet.start("migrate", "--lock-timeout", "1", "--retries", "0")
-        fleet.wait_until("left", _WAITING, process)
+        fleet.wait_until("left", WAITING, process)
         # Behind a revision that waits on it would wait for as long as the report takes.
         reader.execute("SET statement_timeout = '20s'")
         began = time.monotonic()
@@ -135,7 +120,7 @@ def test_a_true_deadlock_is_survived(fleet: Tree) -> None:
     fleet.revise("left", 3, up)
     with holding(fleet, "SET LOCAL deadlock_timeout = '1min'", "LOCK TABLE left_1") as holder:
         process = fleet.start("migrate")
-        fleet.wait_until("left", _WAITING, process)
+        fleet.wait_until("left", WAITING, process)
         # Served once the server has ended the revision's transaction.
         holder.execute("LOCK TABLE left_2")
         holder.rollback()

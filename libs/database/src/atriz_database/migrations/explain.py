@@ -64,7 +64,8 @@ def _explained(error: Exception | SystemExit, folder: Path, revision: Path | Non
     if isinstance(error, sqlalchemy.exc.DBAPIError) and isinstance(error.orig, psycopg.Error):
         # SQLAlchemy has doubled the percent signs, which psycopg took back: the server counted them once.
         statement = (error.statement or "").replace("%%", "%")
-        return MigrationError(sql_message(place, statement, error.orig, error.orig.diag))
+        # One that was held is told with its own place, by whoever sent it.
+        return MigrationError(sql_message(getattr(error, "place", place), statement, error.orig, error.orig.diag))
     if isinstance(error, psycopg.Error):
         return MigrationError(sql_message(place, "", error, error.diag))
     return MigrationError(f"{place}: {type(error).__name__}: {error}")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -16,11 +17,12 @@ import sqlalchemy
 from alembic.ddl.postgresql import PostgresqlImpl
 from alembic.runtime.migration import MigrationContext, RevisionStep
 from psycopg import errors, pq
-from psycopg.pq.abc import Escaping
-from sqlalchemy.schema import DDLElement
+from psycopg.pq.abc import Escaping, PGresult
+from sqlalchemy.schema import DDL, ExecutableDDLElement
 
 from atriz_database import databases, interrupt, label, lock
 from atriz_database.errors import MigrationError
+from atriz_database.migrations.batch import Statement, place_in
 from atriz_database.migrations.explain import sql_message
 from atriz_database.revisions import Revision, digest
 
@@ -40,8 +42,11 @@ _PREPARE = """
     PREPARE atriz_version_{0} (text, text) AS UPDATE alembic_version SET version_num = $1 WHERE version_num = $2;
     PREPARE atriz_history_{0} (text[], text, text, text, text, double precision, text) AS
     INSERT INTO atriz.history (revision, direction, checksum, source, seconds, applied_by)
-    SELECT CASE WHEN v.found @> $1 AND v.found <@ $1 THEN $2 END, $3, $4, $5, $6, $7
-    FROM (SELECT coalesce(array_agg(version_num::text), '{{}}') AS found FROM alembic_version) v"""
+    SELECT CASE WHEN v.found @> $1 AND v.found <@ $1 THEN $2 END, $3, $4, $5,
+           $6 + date_part('epoch', clock_timestamp() - transaction_timestamp()), $7
+    FROM (SELECT coalesce(array_agg(version_num::text), '{{}}') AS found FROM alembic_version) v
+    RETURNING seconds"""
+IN_TRANSACTION = (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
 # Written to the log of changes only, where it makes all that was committed before it durable.
 _FLUSH = "SELECT pg_logical_emit_message(true, 'atriz', '')"
 
@@ -56,6 +61,21 @@ class Applied:
     seconds: float
 
 
+class _VersionColumn:
+    """Stands before the version table's column, and is compared with nothing: that alone takes 25 us a revision."""
+
+    def __init__(self, column: sqlalchemy.Column[Any]) -> None:
+        self._column = column
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __clause_element__(self) -> sqlalchemy.Column[Any]:
+        return self._column
+
+
 class _VersionTable:
     """Stands before Alembic's version table, and makes of every change to its rows nothing: the journal writes them.
 
@@ -65,7 +85,7 @@ class _VersionTable:
 
     def __init__(self, table: sqlalchemy.Table) -> None:
         self._table = table
-        self.c = table.c
+        self.c = SimpleNamespace(version_num=_VersionColumn(table.c.version_num))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._table, name)
@@ -88,11 +108,14 @@ class Implementation(PostgresqlImpl):
     def _exec(self, construct: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(construct, _VersionTable):
             return None
-        if isinstance(construct, DDLElement) and "atriz_journal" in self.context_opts and not self.as_sql:
+        if isinstance(construct, ExecutableDDLElement) and not isinstance(construct, DDL) and not self.as_sql:
             assert self.connection is not None
             driver: Any = self.connection.connection.driver_connection
-            if not driver.autocommit:
-                return driver.run_ddl(str(construct.compile(dialect=self.dialect)))
+            journal: Journal | None = self.context_opts.get("atriz_journal")
+            if journal is not None and journal.current is not None and not driver.autocommit:
+                # SQLAlchemy doubles the percent signs for a driver that looks for parameters.
+                statement = str(construct.compile(dialect=self.dialect)).replace("%%", "%")
+                return driver.hold(Statement(statement, place_in(str(journal.current.path))))
         return super()._exec(construct, *args, **kwargs)
 
 
@@ -103,10 +126,10 @@ class Journal:
         self._applied = applied
         self.locked: databases.Connection | None = None
         """What holds the database's lock, for a run that changes something."""
-        self._since = time.perf_counter()
+        self._since = self._began = time.perf_counter()
         self._heads: set[str] = set()
         self._uncommitted: list[Applied] = []
-        self._rows = b""
+        self._rows = ""
         self._who = label.who()
         self._prepared = count(1)
         self._statement = 0
@@ -184,7 +207,10 @@ class Journal:
                 f"{self._place}the revision rolled back its own transaction, by rollback() or close(), and with it "
                 "what it had done. Take the call out; for a part that may fail there is op.get_bind().begin_nested()."
             )
-        seconds = time.perf_counter() - self._since
+        if ctx.as_sql or ctx.connection.connection.driver_connection.pgconn.transaction_status not in IN_TRANSACTION:
+            self.begins()
+        # Until its transaction begins; how long that takes the server knows.
+        seconds = self._began - self._since
         direction = "stamp" if step.is_stamp else "upgrade" if step.is_upgrade else "downgrade"
         rows = []
         for script in step.up_revisions:
@@ -211,7 +237,7 @@ class Journal:
             self._rows = self._statements(pq.Escaping(connection.pgconn), set(heads), rows)
             self._heads = set(heads)
 
-    def _statements(self, escaping: Escaping, heads: set[str], rows: list[dict[str, Any]]) -> bytes:
+    def _statements(self, escaping: Escaping, heads: set[str], rows: list[dict[str, Any]]) -> str:
         """Return what writes the version table's rows and the history's: one string, and so all of it literals."""
         quote = partial(_quoted, escaping)
         gone, new = sorted(self._heads - heads), sorted(heads - self._heads)
@@ -235,36 +261,51 @@ class Journal:
         for row in rows:
             values = ", ".join(map(quote, row.values()))
             statements.append(f"EXECUTE atriz_history_{self._statement} ({wanted}, {values})")
-        return "; ".join(statements).encode()
+        return "; ".join(statements)
 
-    def take_rows(self) -> bytes:
+    def begins(self) -> None:
+        """Note that a transaction begins, or a statement outside of one."""
+        self._began = time.perf_counter()
+
+    def take_rows(self) -> str:
         """Return the statements that write the rows of the revision that is done; they go with its commit."""
-        rows, self._rows = self._rows, b""
+        rows, self._rows = self._rows, ""
         return rows
 
     def sent(self) -> None:
         """Keep what is being committed apart from the revision that comes next."""
         self._committing, self._uncommitted = (self.current, self.is_whole, self._uncommitted), []
 
-    def settled(self) -> None:
-        """Tell of what was being committed, and now is."""
+    def settled(self, answers: list[PGresult], waited: float) -> None:
+        """Tell of what was being committed, and now is.
+
+        :param answers: what the server has said of it; of each history row, how long its revision took.
+        :param waited: seconds that the revision under way has waited for them, which are not its own.
+        """
+        self._since += waited
         assert self._committing is not None, "a commit was sent"
         _, _, done = self._committing
         self._committing = None
-        for applied in done:
-            self._applied(applied)
+        seconds = [float(value) for each in answers if each.ntuples and (value := each.get_value(0, 0))]
+        for applied, took in zip(done, seconds, strict=True):
+            self._applied(replace(applied, seconds=took))
 
-    def failed(self, error: psycopg.Error) -> MigrationError:
-        """Return what it means that a revision's rows could not be written, or its transaction not be committed."""
+    def failed(self, error: psycopg.Error, statement: Statement | None) -> MigrationError:
+        """Return what it means that a revision could not be committed with its rows.
+
+        :param statement: which of the revision's own it was that failed, if it was one.
+        """
         if self._committing is not None:
             # The next revision may have begun; it is the one before that failed.
             self.current, self.is_whole, _ = self._committing
             self._committing = None
-        self.broken = self._explained(error)
+        self.broken = self._explained(error, statement)
         self.broken.__cause__ = error
         return self.broken
 
-    def _explained(self, error: psycopg.Error) -> MigrationError:
+    def _explained(self, error: psycopg.Error, statement: Statement | None) -> MigrationError:
+        if statement is not None:
+            return MigrationError(sql_message(statement.place, statement.sql, error, error.diag))
         if isinstance(error, errors.NotNullViolation) and error.diag.table_name == "history":
             return MigrationError(
                 f"{self._place}alembic_version was to hold {', '.join(sorted(self._heads)) or 'nothing'} now, and "
@@ -299,7 +340,7 @@ class Journal:
     def rolled_back(self) -> None:
         """Forget what did not come true."""
         self._undid_itself = self.is_in_revision
-        self._uncommitted, self._rows, self._statement = [], b"", 0
+        self._uncommitted, self._rows, self._statement = [], "", 0
 
     def flush(self) -> None:
         """Have the server make durable what was committed: from here on a loss of power takes none of it.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +16,15 @@ from psycopg import errors, generators, pq, sql
 
 from atriz_database import databases, interrupt, lock
 from atriz_database.errors import MigrationError
-from atriz_database.migrations.journal import Journal
+from atriz_database.migrations.batch import Batch, Statement
+from atriz_database.migrations.journal import IN_TRANSACTION, Journal
 from atriz_database.migrations.script import transaction_statement
 from atriz_database.settings import Target
 
 # What may change a setting of the session, which the next revision would then run with, or forget what it has prepared.
 _SETTING = re.compile(r"\b(?:SET|RESET|SET_CONFIG|DISCARD|DEALLOCATE)\b", re.IGNORECASE)
 _ENDS = ("COMMIT", "PREPARE TRANSACTION")
+_CANCEL_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +59,18 @@ class _Cursor(psycopg.Cursor[Any]):
 
 
 class Session(psycopg.Connection[Any]):
-    """A connection that tells the journal of its commits, and spends few round trips on each revision."""
+    """A connection that tells the journal of its commits, and spends one round trip on most revisions.
+
+    What SQLAlchemy has made of a revision's operations is held until something asks for an answer, and after that no
+    more: there may be a savepoint. Where nothing asks, it goes in one string with the revision's rows and its COMMIT,
+    and the next revision is prepared while the server works.
+    """
 
     journal: Journal
-    _commit_is_sent = False
+    _held: tuple[Statement, ...] = ()
+    """Statements of the revision under way that the server has not been sent yet."""
+    _committing: Batch | None = None
+    """What was sent with COMMIT at its end, and not answered yet."""
 
     def commit(self) -> None:
         """Commit the revision with its rows. SQLAlchemy's own event comes before it is known to have happened."""
@@ -74,9 +86,8 @@ class Session(psycopg.Connection[Any]):
         # Signals wait: what is committed is also told.
         with interrupt.blocked():
             if rows := self.journal.take_rows():
-                self._send(rows + b"; COMMIT")
+                self._committing = self._send(*self._take_held(), Statement(rows), Statement("COMMIT"))
                 self.pgconn.flush()
-                self._commit_is_sent = True
                 self.journal.sent()
             else:
                 super().commit()
@@ -90,33 +101,56 @@ class Session(psycopg.Connection[Any]):
         lock.join(self)
         self.autocommit = False
 
+    def hold(self, statement: Statement) -> None:
+        """Have a statement run that SQLAlchemy has made, which has no parameters and no result.
+
+        Raise `sqlalchemy.exc.DBAPIError` if one that was held fails, which need not be this one.
+        """
+        self._held = (*self._held, statement)
+        if self.pgconn.transaction_status in IN_TRANSACTION or ";" in statement.sql:
+            # With a semicolon it may be several, and the one that failed is found by its number.
+            self._send_held()
+
     def settle(self) -> None:
         """Hear the server's answer to the last commit, before anything else is asked of it.
 
-        While the server commits, the next revision's files are read and its statements made.
+        While the server works, the next revision's files are read and its statements made.
 
         Raise `MigrationError` if that revision was not committed.
         """
-        if not self._commit_is_sent:
+        if self._committing is None:
             return
-        self._commit_is_sent = False
+        batch, self._committing = self._committing, None
+        since = time.perf_counter()
         # Signals wait: what is committed is also told.
         with interrupt.blocked():
+            answers: list[pq.abc.PGresult] = []
+            interrupts: list[KeyboardInterrupt] = []
             try:
-                self._receive()
+                answers += super().wait(self._hear(interrupts))
+                _refuse_failure(answers)
             except psycopg.Error as error:
                 # By libpq alone: psycopg's own lock may be held by the statement that is to come next.
                 self.pgconn.exec_(b"ROLLBACK")
-                raise self.journal.failed(error) from error
-            self.journal.settled()
+                failed = self.journal.failed(error, batch.failed(len(answers), error))
+                raise (*interrupts, failed)[0] from error
+            self.journal.settled(answers, time.perf_counter() - since)
+        for interrupted in interrupts:
+            raise interrupted
 
     def wait(self, *args: Any, **kwargs: Any) -> Any:
         """Go on with something that psycopg asks of the server, whatever it is."""
         self.settle()
+        self._send_held()
+        self._begins()
         return super().wait(*args, **kwargs)
 
     def rollback(self) -> None:
         """Roll back, and have the journal forget."""
+        self._held = ()
+        if self._committing is not None and isinstance(sys.exc_info()[1], KeyboardInterrupt):
+            # Nobody waits for the revision before either; if it is committed all the same, it is told.
+            self._cancel()
         # Where that one was not committed there is nothing else to roll back; the journal knows.
         with contextlib.suppress(MigrationError):
             self.settle()
@@ -128,28 +162,70 @@ class Session(psycopg.Connection[Any]):
             if not self.closed:
                 raise
 
-    def run_ddl(self, statement: str) -> None:
-        """Run a statement that SQLAlchemy has made, which has no parameters and no result.
+    def _take_held(self) -> tuple[Statement, ...]:
+        held, self._held = self._held, ()
+        return held
 
-        Raise `sqlalchemy.exc.DBAPIError`, as SQLAlchemy's own way to the server would.
-        """
-        try:
-            # SQLAlchemy doubles the percent signs for a driver that looks for parameters.
-            self._send(statement.replace("%%", "%").encode())
-            self._receive()
-        except psycopg.Error as error:
-            raise sqlalchemy.exc.DBAPIError.instance(statement, None, error, psycopg.Error) from error
-
-    def _send(self, statements: bytes) -> None:
-        """Send statements for the revision's transaction, which begins with them if it has not yet."""
+    def _send_held(self) -> None:
+        if not self._held:
+            return
         self.settle()
-        idle = self.pgconn.transaction_status == pq.TransactionStatus.IDLE
-        self.pgconn.send_query(b"BEGIN;" + statements if idle else statements)
+        batch = self._send(*self._take_held())
+        answers: list[pq.abc.PGresult] = []
+        try:
+            answers += super().wait(generators.execute(self.pgconn))
+            _refuse_failure(answers)
+        except psycopg.Error as error:
+            failed = batch.failed(len(answers), error)
+            statement = failed.sql if failed else batch.sql
+            told = sqlalchemy.exc.DBAPIError.instance(statement, None, error, psycopg.Error)
+            if failed:
+                told.place = failed.place  # type: ignore[attr-defined]
+            raise told from error
 
-    def _receive(self) -> None:
-        *_, last = super().wait(generators.execute(self.pgconn))
-        if last.status == pq.ExecStatus.FATAL_ERROR:
-            raise errors.error_from_result(last)
+    def _send(self, *statements: Statement) -> Batch:
+        """Send statements for the revision's transaction, which begins with them if it has not yet."""
+        begin = (Statement("BEGIN"),) if self._begins() else ()
+        batch = Batch((*begin, *statements))
+        self.pgconn.send_query(batch.sql.encode())
+        return batch
+
+    def _begins(self) -> bool:
+        """Whether a transaction begins with what is asked next; the journal is told."""
+        idle = self.pgconn.transaction_status == pq.TransactionStatus.IDLE
+        if idle:
+            self.journal.begins()
+        return idle
+
+    def _hear(self, interrupts: list[KeyboardInterrupt]) -> Generator[Any, Any, list[pq.abc.PGresult]]:
+        """Return the answers to what was sent, for psycopg to wait for.
+
+        Each time it has waited in vain a signal may come in. It has the server end what it is at, and is added to
+        `interrupts`.
+        """
+        steps = generators.execute(self.pgconn)
+        ready = None
+        while True:
+            try:
+                ready = yield steps.send(ready)
+            except StopIteration as heard:
+                return list(heard.value)
+            if not ready:
+                try:
+                    with interrupt.unblocked():
+                        pass
+                except KeyboardInterrupt as error:
+                    interrupts.append(error)
+                    self._cancel()
+
+    def _cancel(self) -> None:
+        with contextlib.suppress(psycopg.Error):
+            self.cancel_safe(timeout=_CANCEL_SECONDS)
+
+
+def _refuse_failure(answers: list[pq.abc.PGresult]) -> None:
+    if answers and answers[-1].status == pq.ExecStatus.FATAL_ERROR:
+        raise errors.error_from_result(answers.pop())
 
 
 @contextlib.contextmanager
