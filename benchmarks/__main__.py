@@ -26,7 +26,7 @@ def main(words: list[str]) -> int:
     options = Options(1 if given.quick else given.rounds, given.quick, given.peers, given.only, report.progress)
     measured: list[Case] = []
     try:
-        with cluster.running() as server:
+        with cluster.running(given.commit_ms) as server:
             facts = report.machine(server)
             for topic in given.topics or _TOPICS:
                 measured += _TOPICS[topic](server, options)
@@ -51,6 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="one round with five revisions, to see that all works")
     parser.add_argument("--no-peers", dest="peers", action="store_false", help="leave the peers out")
     parser.add_argument("--only", default="", metavar="WORD", help="the cases with this in their name alone")
+    parser.add_argument(
+        "--commit-ms", type=float, default=0.0, metavar="MS", help="have each commit wait as for a slower disk's flush"
+    )
     parser.add_argument("--json", action="store_true", help="print every sample as JSON")
     return parser
 

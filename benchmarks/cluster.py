@@ -77,7 +77,7 @@ class Cluster:
 
     def settings(self) -> dict[str, str]:
         """Return the settings of the server that the figures depend on."""
-        names = ("server_version", "fsync", "synchronous_commit", "full_page_writes", "wal_sync_method")
+        names = ("server_version", "fsync", "synchronous_commit", "full_page_writes", "wal_sync_method", "commit_delay")
         return {name: str(self.maintenance.execute(f"SHOW {name}".encode()).fetchone()[0]) for name in names}  # type: ignore[index]
 
     def commit_seconds(self) -> float:
@@ -93,8 +93,11 @@ class Cluster:
 
 
 @contextmanager
-def running() -> Iterator[Cluster]:
-    """Yield a new server in a temporary folder on a disk; whatever happens, it is stopped and its folder removed."""
+def running(commit_ms: float = 0.0) -> Iterator[Cluster]:
+    """Yield a new server in a temporary folder on a disk; whatever happens, it is stopped and its folder removed.
+
+    :param commit_ms: how long each flush of a commit waits, beside what the disk takes.
+    """
     folder = Path(tempfile.mkdtemp(prefix="atriz-bench-", dir=_on_disk()))
     # The server's user, who is not root, must get there.
     folder.chmod(0o755)
@@ -102,6 +105,10 @@ def running() -> Iterator[Cluster]:
     try:
         server.start(own)
         with psycopg.connect(own.url.text(secrets=True), autocommit=True) as maintenance:
+            if commit_ms:
+                maintenance.execute(f"ALTER SYSTEM SET commit_delay = {commit_ms * 1000:.0f}".encode())
+                maintenance.execute("ALTER SYSTEM SET commit_siblings = 0")
+                maintenance.execute("SELECT pg_reload_conf()")
             yield Cluster(folder, own, maintenance)
     finally:
         # An impatient second Ctrl-C would leave the server behind.

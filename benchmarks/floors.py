@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 from benchmarks import apply, workload
@@ -34,14 +35,18 @@ def _write_floor_a(place: Place, count: int) -> Stages:
     return ((place.command(Path(sys.executable), str(apply.__file__), *words),),)
 
 
-def _write_floor_b(place: Place, count: int) -> Stages:
+def _write_floor_b(place: Place, count: int, *, recorded: bool = False) -> Stages:
     psql = place.cluster.programs / "psql"
     if not psql.exists():
         raise UnavailableError(f"there is no psql among the embedded server's programs ({psql.parent})")
     place.folder.mkdir(parents=True)
     for package in PACKAGES:
-        statements = "".join(f"{revision.sql};\n" for revision in workload.history(package, count))
-        (place.folder / f"{package}.sql").write_text(statements)
+        statements = [f"{revision.sql};\n" for revision in workload.history(package, count)]
+        if recorded:
+            write = "BEGIN;\n{}UPDATE version SET name = '{}';\nCOMMIT;\n"
+            statements = [write.format(each, number) for number, each in enumerate(statements, 1)]
+            statements.insert(0, "CREATE TABLE version (name text NOT NULL);\nINSERT INTO version VALUES ('');\n")
+        (place.folder / f"{package}.sql").write_text("".join(statements))
     options = ("-X", "-q", "-v", "ON_ERROR_STOP=1")
     return side_by_side(lambda package: place.command(psql, *options, "-d", place.url(package), "-f", f"{package}.sql"))
 
@@ -54,3 +59,10 @@ FLOOR_A = Contender(
     lambda package, count: f"{count:04}_{newest(package, count)}.sql",
 )
 FLOOR_B = Contender("floor B: psql -f, 4 at once", _write_floor_b, looks=False)
+FLOOR_B_RECORDED = Contender(
+    "floor B, recorded as in A",
+    partial(_write_floor_b, recorded=True),
+    "SELECT string_agg(name, ' ') FROM version",
+    lambda package, count: str(count),
+    looks=False,
+)

@@ -19,7 +19,7 @@ from benchmarks import measure
 from benchmarks.case import Case, Mark, Options, difference, memory, ratio
 from benchmarks.cluster import ROOT, Cluster
 from benchmarks.contender import PROGRAMS, Contender, Place
-from benchmarks.floors import ATRIZ, FLOOR_A, FLOOR_B
+from benchmarks.floors import ATRIZ, FLOOR_A, FLOOR_B, FLOOR_B_RECORDED
 from benchmarks.measure import Entry, RunError, Stages, UnavailableError
 from benchmarks.peers import PEERS
 from benchmarks.workload import CONTENTS, PACKAGES, contents
@@ -63,10 +63,10 @@ def _nothing_to_do(cluster: Cluster, options: Options, name: str) -> Case:
 
 
 def _all_pending(cluster: Cluster, options: Options, name: str) -> Case:
-    limits = {50: [(FLOOR_A, 1.5)], 500: [(FLOOR_A, 0.8), (FLOOR_B, 2.0)]}
+    limits = {50: [(FLOOR_A, 1.5)], 500: [(FLOOR_A, 0.8), (FLOOR_B, 2.0), (FLOOR_B_RECORDED, 2.0)]}
     sizes = options.sizes(*limits)
     make = partial(_entry, cluster, options, name, begin=_empty)
-    contenders = (FLOOR_A, ATRIZ, FLOOR_B, *_peers(options))
+    contenders = (FLOOR_A, ATRIZ, FLOOR_B, FLOOR_B_RECORDED, *_peers(options))
     entries = {(each.name, size): make(each, size) for size in sizes for each in contenders}
     options.measure(name, list(entries.values()))
     marks = [
