@@ -120,6 +120,20 @@ def test_ctrl_c_ends_an_operation_that_waits(fleet: Tree, next_one: str) -> None
     assert len(history(fleet)) == 5
 
 
+def test_ctrl_c_ends_the_wait_for_the_version_table(fleet: Tree) -> None:
+    """The rows that go with a commit may wait as well, for whoever holds their table."""
+    assert fleet.atriz("migrate").returncode == 0
+    fleet.revise("left", 3)
+    with holding(fleet, "LOCK TABLE alembic_version IN SHARE MODE"):
+        process = fleet.start("migrate", "left", "--lock-timeout", "0")
+        fleet.wait_until("left", WAITING, process)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=30)
+    assert process.returncode == 1, errors
+    assert "interrupted" in output + errors
+    assert [row[0] for row in history(fleet)] == ["left0001", "left0002"]
+
+
 def test_a_revision_s_time_is_that_of_its_statements(fleet: Tree) -> None:
     """In the history and in what is told, though its code was through before the server had begun."""
     assert fleet.atriz("migrate").returncode == 0
