@@ -84,8 +84,11 @@ def _new_name(connection: Connection, package: str) -> str:
 
 
 def _stale(connection: Connection) -> list[str]:
-    """Return the scratch databases that are too old for anybody to be at work in them."""
-    query = "SELECT datname, extract(epoch FROM now())::bigint FROM pg_database WHERE NOT datistemplate"
+    """Return the scratch databases that are too old for anybody to be at work in them, and in which nobody is."""
+    query = """
+        SELECT datname, extract(epoch FROM now())::bigint FROM pg_database d
+        WHERE NOT datistemplate AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = d.oid)
+    """
     names = [(_NAME.fullmatch(name), now) for name, now in connection.execute(query)]
     return [match[0] for match, now in names if match and now - int(match["made"], 16) > _STALE_SECONDS]
 
