@@ -174,12 +174,16 @@ class Database:
         from sqlalchemy.orm import Session
 
         options = Options(read_only, isolation, statement_timeout, lock_timeout, force_rollback)
-        with (
-            Block(self.engine, self._current, options) as connection,
-            Session(connection, join_transaction_mode="create_savepoint", expire_on_commit=False) as session,
-        ):
-            yield session
-            session.commit()
+        block = Block(self.engine, self._current, options)
+        with block as connection:
+            session = Session(connection, join_transaction_mode="create_savepoint", expire_on_commit=False)
+            try:
+                yield session
+                if not block.is_inherited:
+                    session.commit()
+            finally:
+                if not block.is_inherited:
+                    session.close()
 
     def run(
         self,
@@ -206,7 +210,7 @@ class Database:
 
         def attempt() -> T:
             with Block(self.engine, self._current, options) as connection:
-                return function(connection)
+                return transaction.finished(function(connection))
 
         nested = transaction.current(self._current) is not None
         return transaction.repeat(attempt, 0 if nested else retries, self._sleep)

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import os
 import select
+import socket
 import threading
 import time
 import weakref
@@ -204,7 +205,9 @@ class SlotPool(Pool):
         """Begin anew in a forked process: the connections stay the parent's."""
         for slot in self._slots:
             held = slot.fairy_ref() if slot.fairy_ref is not None else None
-            # Kept, because what is thrown away is closed, and that would tell the server goodbye for the parent.
+            if slot.dbapi_connection is not None:
+                _cut_off(slot.driver_connection)
+            # Kept, because psycopg warns of what is thrown away unclosed.
             self._inherited.append(slot.dbapi_connection)
             if held is not None:
                 held.detach()
@@ -272,6 +275,18 @@ _pools: weakref.WeakSet[SlotPool] = weakref.WeakSet()
 def _after_fork() -> None:
     for pool in _pools:
         pool.after_fork()
+
+
+def _cut_off(driver_connection: Any) -> None:
+    """Put a dead socket in the place of one that is the parent's.
+
+    Whatever still uses the connection in this process, if only to close it, would else talk to the parent's server
+    process, in the middle of the parent's transaction. The socket itself stays the parent's, and open.
+    """
+    dead, other = socket.socketpair()
+    other.close()
+    with dead, contextlib.suppress(Exception):  # psycopg's own, where the connection is closed already
+        os.dup2(dead.fileno(), driver_connection.pgconn.socket, inheritable=False)
 
 
 if hasattr(os, "register_at_fork"):
