@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from traceback import TracebackException
 from typing import Any
 
 import psycopg
@@ -18,7 +19,7 @@ from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidRequestError, OperationalError, ProgrammingError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from atriz_database import Database, DatabaseClosedError, OutcomeUnknownError, TransactionError
+from atriz_database import AsyncDatabase, Database, DatabaseClosedError, OutcomeUnknownError, TransactionError
 from atriz_database.errors import SettingsError
 from atriz_database.url import DatabaseURL
 
@@ -174,7 +175,10 @@ def test_option_that_a_savepoint_cannot_have_is_refused(db: Database) -> None:
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), 1e12])
 def test_timeout_that_is_none_is_refused(db: Database, seconds: float) -> None:
-    with pytest.raises(ValueError, match="must be more than 0 and at most 2147483 seconds"), db.transaction(lock_timeout=seconds):
+    with (
+        pytest.raises(ValueError, match="must be more than 0 and at most 2147483 seconds"),
+        db.transaction(lock_timeout=seconds),
+    ):
         pass
     assert db.pool.in_use == 0
 
@@ -499,12 +503,30 @@ def test_pooler_in_transaction_mode_gets_no_prepared_statement(empty: DatabaseUR
 
 
 def test_password_is_never_shown(empty: DatabaseURL) -> None:
+    """Neither by the error of a connection, nor by what its traceback holds, nor by what it belongs to."""
     url = DatabaseURL({**empty.parameters, "password": "secret", "port": "1"})
     with Database(url) as db:
         with pytest.raises(OperationalError) as caught:
             db.query("SELECT 1")
         assert "secret" not in f"{caught.value} {db!r} {db.engine!r} {db.url}"
+        assert "secret" not in with_values(caught.value)
         assert db.pool.in_use == 0
+
+    async def ask() -> None:
+        async with AsyncDatabase(url) as other:
+            await other.query("SELECT 1")
+
+    with pytest.raises(OperationalError) as caught:
+        asyncio.run(ask())
+    assert "secret" not in with_values(caught.value)
+
+
+def with_values(error: BaseException) -> str:
+    """Return a traceback with what every variable in it holds, as pytest and trackers of errors show it."""
+    assert error.__traceback__ is not None
+    # Without the test's own frame, which says what is looked for.
+    shown = TracebackException(type(error), error, error.__traceback__.tb_next, capture_locals=True)
+    return "".join(shown.format())
 
 
 def test_many_threads_lose_and_leak_nothing(db: Database) -> None:

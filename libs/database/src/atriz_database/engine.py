@@ -97,7 +97,16 @@ def _arguments(url: DatabaseURL, name: str, settings: PoolSettings) -> dict[str,
     }
 
 
+def _connect_quietly(dialect: sqlalchemy.Dialect, _slot: object, words: Any, parameters: Any) -> Any:
+    try:
+        return dialect.connect(*words, **parameters)
+    except psycopg.Error as error:
+        # The frames of psycopg's in its traceback hold the password, and pytest shows the last one's arguments.
+        raise error.with_traceback(None) from None
+
+
 def _finish(engine: Engine, url: DatabaseURL, settings: PoolSettings) -> None:
+    event.listen(engine, "do_connect", _connect_quietly)
     if not url.pooler:
         event.listen(engine, "connect", _mind_pooler)
     if settings.pre_ping:
