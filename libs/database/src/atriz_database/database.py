@@ -44,12 +44,12 @@ class Database:
         name where not given.
     :param pool_size: connections that are made at most.
     :param pool_timeout: seconds to wait for a connection while all are in use.
-    :param recycle: seconds after which a connection is replaced.
+    :param recycle: seconds after which a connection is replaced, when it is next asked for; ``inf`` is never.
     :param pre_ping: whether to look at a connection before it is handed out, and replace a broken one.
     :param production: whether to refuse a URL that leads to another host without TLS, `None` to ask APP_ENV in the
         process environment.
 
-    Raise `SettingsError` if the URL cannot be used.
+    Raise `SettingsError` if the URL cannot be used, and `ValueError` if there cannot be such a pool.
 
     >>> database = Database("postgresql://ann@db.example.com/mextrack_db?sslmode=verify-full", pool_size=20)
     >>> database
@@ -148,9 +148,9 @@ class Database:
         :param lock_timeout: seconds that one statement may wait for a lock.
         :param force_rollback: whether to roll back in any case: a dry run.
 
-        Raise `PoolTimeoutError` if no connection becomes free, `DatabaseClosedError` after :meth:`close`,
-        `TransactionError` if options do not fit or a failed statement was passed over, and `OutcomeUnknownError` if
-        the connection breaks during COMMIT.
+        Raise `ValueError` if an option has no such value, `PoolTimeoutError` if no connection becomes free,
+        `DatabaseClosedError` after :meth:`close`, `TransactionError` if options do not fit or a failed statement was
+        passed over, and `OutcomeUnknownError` if the connection breaks during COMMIT.
         """
         options = Options(read_only, isolation, statement_timeout, lock_timeout, force_rollback)
         return Block(self.engine, self._current, options)
@@ -199,12 +199,13 @@ class Database:
         """Return what `function` returns for a connection in a transaction, run again where PostgreSQL asks for that.
 
         That is after a serialization failure or a deadlock, of which it has rolled everything back. What the function
-        does beside the database is done again, too. Inside another transaction it is a savepoint, and not run again:
-        the outermost must be.
+        does beside the database is done again, too, and what it has used up is gone: rows to copy are made in it.
+        Inside another transaction it is a savepoint, and not run again: the outermost must be.
 
         :param retries: how often it is run again at most.
 
-        Raise what `function` and :meth:`transaction` raise.
+        Raise `TypeError` if `function` returns a generator or a coroutine, whose work would come too late, and what it
+        and :meth:`transaction` raise.
         """
         options = Options(read_only, isolation, statement_timeout, lock_timeout, force_rollback)
 
@@ -222,11 +223,12 @@ class Database:
 
         :param table: a `Table` or a mapped class.
         :param rows: mappings, mapped objects, or tuples in the order of the table's columns (generated ones left out),
-            all of one kind. They are read as they are sent, so that a generator of any length takes constant memory.
-            The first says what is copied: other columns get their defaults, of Python or of the server.
+            all of one kind. They are read as they are sent, so that a generator of any length takes constant memory;
+            it cannot use this database meanwhile, whose connection is in COPY. The first says what is copied: other
+            columns get their defaults, of Python or of the server.
 
         Raise `TypeError` or `ValueError` if rows do not fit the table, SQLAlchemy's errors if the server refuses them,
-        and what :meth:`transaction` raises.
+        `TransactionError` if reading them uses the connection, and what :meth:`transaction` raises.
         """
         from atriz_database import bulk
 
