@@ -410,6 +410,23 @@ def test_project_that_does_not_use_it_pays_nothing(tmp_path: Path, tree: Tree) -
     assert "1 passed" in done.stdout, done.stdout
 
 
+@pytest.mark.parametrize(("manifest", "says"), [("", "no workspace"), ("[tool.uv.workspace]", "none of the")])
+def test_test_outside_of_any_package_is_told_what_it_needs(shelf: Tree, manifest: str, says: str) -> None:
+    """Beside a workspace's packages, and in a project that is none."""
+    path = shelf.root.parent / "elsewhere" / "test_alone.py"
+    path.parent.mkdir()
+    (path.parent / "pyproject.toml").write_text(f"{manifest}\n")
+    path.write_text("def test_it(connection): pass\n")
+    done = forked(
+        lambda: sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(path)])),
+        ["pytest"],
+        path.parent,
+        shelf.environ,
+    )
+    assert f"{path} lies in {says}" in done.stdout, done.stdout
+    assert "Give it a fixture `package` that returns one" in done.stdout
+
+
 BLOCKED = """
     def test_waits(database):
         database.execute("INSERT INTO shelf_1 VALUES (1)")

@@ -179,11 +179,11 @@ def package(request: pytest.FixtureRequest, _workspaces: Callable[[Path], Worksp
         for each in _workspaces(request.path.parent).packages:
             if each.folder in request.path.parents:
                 return each
-        why = "lies in no package that owns a database"
-    except WorkspaceError as error:
-        why = f"is no test of a package: {error}"
+        why = "none of the workspace's packages that own a database"
+    except WorkspaceError:
+        why = "no workspace: no pyproject.toml above it has a table [tool.uv.workspace]"
     raise pytest.UsageError(
-        f"{request.path} {why} Give it a fixture `package` that returns one, such as "
+        f"{request.path} lies in {why}. Give it a fixture `package` that returns one, such as "
         'atriz_database.workspace.load(Path("folder of the workspace")).package("name").'
     )
 
