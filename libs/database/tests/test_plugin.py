@@ -27,6 +27,7 @@ from atriz_database.databases import Connection
 from atriz_database.settings import Target
 from atriz_database.testing import template
 from atriz_database.testing.clone import Clones, target_of
+from atriz_database.testing.leak import leaks
 from atriz_database.testing.run import Run
 from atriz_database.url import DatabaseURL
 from atriz_database.workspace import Package
@@ -562,6 +563,7 @@ def test_database_in_which_autovacuum_is_at_work_is_dropped(package: Package, po
     deadline = time.monotonic() + 30
     while run.connection.execute(at_work, [name]).fetchone() is None:
         assert time.monotonic() < deadline, "autovacuum has not come"
+    assert leaks(run.connection, name, patience=0) == databases._visitors(run.connection, name) == []
     run.drop(name)
     assert run.connection.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchone() is None
     run.close()

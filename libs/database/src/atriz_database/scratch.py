@@ -97,9 +97,11 @@ def _drop(made: Target) -> None:
     with databases.maintenance(made, purpose="scratch") as connection:
         try:
             # Not WITH (FORCE), which PostgreSQL 12 lacks: DROP waits some seconds for those told to go.
-            # Autovacuum, which takes a superuser to end, goes by itself when DROP asks it to.
-            query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND backend_type = %s"
-            connection.execute(query, [made.database, "client backend"])
+            # Autovacuum, which is no user and takes a superuser to end, goes by itself when DROP asks it to.
+            query = """
+                SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND usesysid IS NOT NULL
+            """
+            connection.execute(query, [made.database])
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(made.database)))
         except psycopg.Error as error:
             raise ServerError(

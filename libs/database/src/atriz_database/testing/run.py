@@ -33,10 +33,10 @@ _KEPT = re.compile(r"kept (?P<time>[0-9]+) for (?P<test>.*)", re.DOTALL)
 _KEPT_SECONDS = 24 * 60 * 60
 # Whoever a test has left behind is told to go, and DROP waits some seconds for them. WITH (FORCE) is not in PostgreSQL
 # 12, and needs a right that this doesn't.
-# Autovacuum, which takes a superuser to end, goes by itself when DROP asks it to.
+# Autovacuum, which is no user and takes a superuser to end, goes by itself when DROP asks it to.
 _END = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-    WHERE datname = %s AND backend_type = 'client backend' AND pid <> pg_backend_pid()
+    WHERE datname = %s AND usesysid IS NOT NULL AND pid <> pg_backend_pid()
 """
 # The run's connection waits for others, and does nothing while a test runs: no limit of the server may end that.
 _NO_LIMITS = """
