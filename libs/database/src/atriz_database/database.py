@@ -7,18 +7,18 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Connection, CursorResult, Engine, Executable, Row, Table, text
+from sqlalchemy import Connection, Engine, Executable, Row, Table
 
-from atriz_database import libpq, settings, transaction, workspace
+from atriz_database import libpq, settings, single, transaction, workspace
 from atriz_database.engine import PoolOptions, PoolSettings, create_engine
 from atriz_database.errors import WorkspaceError
 from atriz_database.owner import Owner
 from atriz_database.pool import PoolState, SlotPool
+from atriz_database.single import Answer
 from atriz_database.transaction import Block, Isolation, Options
 from atriz_database.url import DatabaseURL
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from atriz_database.bulk import AsyncRows, Rows
 
 T = TypeVar("T")
-_Result = CursorResult[*tuple[Any, ...]]
 
 
 class Database:
@@ -120,13 +119,12 @@ class Database:
         """
         return self._execute(statement, parameters, _count)
 
-    def _execute(self, statement: str | Executable, parameters: dict[str, Any], read: Callable[[_Result], T]) -> T:
-        executable = _text(statement) if isinstance(statement, str) else statement
+    def _execute(self, statement: str | Executable, parameters: dict[str, Any], read: Callable[[Answer], T]) -> T:
         block = transaction.current(self._current)
-        if block is not None:
-            return read(block.connection.execute(executable, parameters))
-        with transaction.single(self.engine) as connection:
-            return read(connection.execute(executable, parameters))
+        if block is None:
+            return single.run(self.engine, statement, parameters, read)
+        executable = single.text(statement) if isinstance(statement, str) else statement
+        return read(block.connection.execute(executable, parameters))
 
     def transaction(
         self,
@@ -296,16 +294,10 @@ def locate(package: str, variable: str) -> tuple[DatabaseURL, bool]:
     return DatabaseURL({**libpq.known(libpq.PLAIN), **url.parameters}), production
 
 
-def _rows(result: _Result) -> Sequence[Row[*tuple[Any, ...]]]:
-    return result.all()
+def _rows(answer: Answer) -> Sequence[Row[*tuple[Any, ...]]]:
+    return answer.all()
 
 
-def _count(result: _Result) -> int:
+def _count(answer: Answer) -> int:
     # The driver says -1 where nothing is counted, as of CREATE TABLE.
-    return max(result.rowcount, 0)
-
-
-@lru_cache(maxsize=512)
-def _text(statement: str) -> Executable:
-    """Return SQLAlchemy's form of a statement; the same text means the same for ever."""
-    return text(statement)
+    return max(answer.rowcount, 0)

@@ -135,6 +135,8 @@ class SlotPool(Pool):
         """Hand a slot to the one who has waited the longest, past whoever asks at this moment."""
         with self._lock:
             if self._queue:
+                # Nobody had time to break it: no need to look.
+                slot.info.pop(_USED, None)
                 self._queue.popleft().wake(slot)
             else:
                 self._idle.append(slot)
@@ -304,7 +306,7 @@ def ping_idle(pool: SlotPool) -> None:
     def look(dbapi_connection: Any, slot: ConnectionPoolEntry, _fairy: object) -> None:
         used = slot.info.get(_USED)
         if used is None:
-            return  # It has just been made.
+            return  # It has just been made, or handed over.
         if time.monotonic() - used < _PING_AFTER_SECONDS and not has_news(slot.driver_connection):
             return
         try:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, MutableMapping
 from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import Any, Literal, TypeVar, get_args
 
-from psycopg import Error, ProgrammingError, pq
+from psycopg import Error, pq
 from sqlalchemy import Connection, Engine
 from sqlalchemy.engine import NestedTransaction, RootTransaction
 from sqlalchemy.exc import DBAPIError
@@ -183,43 +182,6 @@ class Block:
             ) from error
 
 
-@contextmanager
-def single(engine: Engine) -> Iterator[Connection]:
-    """Yield a connection on which a statement is a transaction by itself: one round trip, where a block takes three.
-
-    Raise `OutcomeUnknownError` if the connection breaks and the server didn't say why: it may have committed.
-    """
-    with engine.connect() as connection:
-        driver: Any = connection.connection.dbapi_connection
-        try:
-            # The driver's own, and not SQLAlchemy's isolation level AUTOCOMMIT, which takes twice as long to set.
-            driver.autocommit = True
-            yield connection
-        except DBAPIError as error:
-            if error.connection_invalidated and not _by_server(error):
-                raise OutcomeUnknownError(
-                    f"The connection to {engine.pool.logging_name} broke while a statement was under way. If it was to "
-                    "change something, it is not known whether it has: look before you run it again. The driver said: "
-                    f"{said(error)}"
-                ) from error
-            raise
-        finally:
-            if not connection.invalidated:
-                _end_single(connection, driver)
-
-
-def _end_single(connection: Connection, driver: Any) -> None:
-    try:
-        driver.autocommit = False
-    except BaseException as error:
-        connection.invalidate(error)
-        if isinstance(error, ProgrammingError):
-            raise TransactionError(
-                "The statement began a transaction, which was rolled back: use transaction() for more than one."
-            ) from None
-        raise
-
-
 def current(blocks: Mapping[Owner, Block]) -> Block | None:
     """Return the outermost block of the thread or task that asks."""
     block = blocks.get(owner())
@@ -265,15 +227,6 @@ def sqlstate(error: BaseException) -> str | None:
     """Return the server's code of an error, of SQLAlchemy's or of psycopg's."""
     state: str | None = getattr(error.orig if isinstance(error, DBAPIError) else error, "sqlstate", None)
     return state
-
-
-def _by_server(error: DBAPIError) -> bool:
-    """Whether the server itself said why it ended the connection, and so rolled back.
-
-    A pooler says something as well, when it has lost the server, and knows no more than we do. Only PostgreSQL says
-    where in its source an error was raised.
-    """
-    return isinstance(error.orig, Error) and error.orig.diag.source_function is not None
 
 
 def said(error: DBAPIError) -> str:
