@@ -8,16 +8,24 @@ from pathlib import Path
 
 import pytest
 from psycopg import sql
-from tree import Tree, clean_environment
+from tree import Heads, Tree, clean_environment
 
 from atriz_database import settings
 from atriz_database.testing.run import Run
 from atriz_database.url import DatabaseURL
 
 
+@pytest.fixture(scope="session")
+def heads(_run: Run) -> Iterator[Heads]:
+    """Yield what trees clone their databases from."""
+    made = Heads(_run)
+    yield made
+    made.drop()
+
+
 @pytest.fixture
 def tree(
-    tmp_path: Path, request: pytest.FixtureRequest, new_database_name: Callable[[str], str], _run: Run
+    tmp_path: Path, request: pytest.FixtureRequest, new_database_name: Callable[[str], str], _run: Run, heads: Heads
 ) -> Iterator[Tree]:
     """Yield an empty repository, its databases on the server of the test run."""
     root = tmp_path / "repository"
@@ -28,7 +36,7 @@ def tree(
         environ["ATRIZ_SERVER_HOME"] = str(request.getfixturevalue("server_home"))
     else:
         environ |= {name: value for name, value in os.environ.items() if name.startswith("PG")}
-    made = Tree(root, environ, new_database_name)
+    made = Tree(root, environ, new_database_name, heads)
     yield made
     for name in made.folders:
         # A failed test may have left a process that is still at work.

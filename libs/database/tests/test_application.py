@@ -29,7 +29,7 @@ def enter(monkeypatch: pytest.MonkeyPatch, folder: Path, environ: dict[str, str]
 
 def test_application_finds_what_the_command_finds(fleet: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     """From any folder of the workspace, the embedded server included; named as the package."""
-    fleet.atriz("migrate")
+    fleet.at_head()
     enter(monkeypatch, fleet.root / "apps" / "left", fleet.environ)
     query = "SELECT current_database(), current_setting('application_name')"
     with Database.from_environment("left", pool_size=2) as db:

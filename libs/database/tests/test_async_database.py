@@ -257,6 +257,32 @@ def test_rows_are_copied_from_any_iterable(empty: DatabaseURL) -> None:
     running(empty, test)
 
 
+def test_rows_that_use_the_connection_they_are_sent_on_are_refused(empty: DatabaseURL) -> None:
+    """The task would wait for itself."""
+
+    async def test(db: AsyncDatabase) -> None:
+        async def rows() -> AsyncIterator[tuple[int]]:
+            yield (1,)
+            await db.query("SELECT 1")
+
+        with pytest.raises(TransactionError, match=r"The rows that copy_rows\(\) reads use its connection"):
+            await db.copy_rows(Item, rows())
+        assert await ids(db) == []
+
+    running(empty, test)
+
+
+def test_parameters_may_have_any_name(empty: DatabaseURL) -> None:
+    """Those of what carries the call to its greenlet among them."""
+
+    async def test(db: AsyncDatabase) -> None:
+        names = {"fn": 1, "self": 2, "statement": 3, "_require_await": 4}
+        assert await db.query("SELECT :fn, :self, :statement, :_require_await", **names) == [(1, 2, 3, 4)]
+        assert await db.execute("INSERT INTO items VALUES (:fn)", fn=1) == 1
+
+    running(empty, test)
+
+
 def test_broken_connections_are_replaced_unnoticed(empty: DatabaseURL) -> None:
     """One that breaks in use is an error, and is thrown away."""
 

@@ -16,7 +16,8 @@ from tree import Tree
 def set_up(fleet: Tree) -> Tree:
     """Return a repository whose three databases are at head, left with a row."""
     fleet.seed("left", "001_rows.py", "connection.execute('INSERT INTO left_1 VALUES (1)')")
-    assert fleet.atriz("setup").returncode == 0
+    fleet.at_head()
+    assert fleet.atriz("seed").returncode == 0
     return fleet
 
 

@@ -39,7 +39,7 @@ def test_a_server_that_is_down_is_waited_for_and_then_named(fleet: Tree) -> None
 
 def test_status_shows_the_others_where_the_files_of_one_cannot_be_read(fleet: Tree) -> None:
     """A revision without an id is that package's trouble: it is `broken`, and the file is named."""
-    fleet.atriz("setup")
+    fleet.at_head()
     next(fleet.folders["left"].rglob("0001*.py")).write_text("x = 1\n")
     assert {name: row["state"] for name, row in fleet.status().items()} == {
         "core": "up-to-date",
@@ -91,7 +91,7 @@ def test_a_database_of_another_package_is_refused_before_anything_is_done(fleet:
 
 def test_another_environment_is_refused(fleet: Tree) -> None:
     """APP_ENV=production against a development database does nothing, and the message says both ways out."""
-    fleet.atriz("setup")
+    fleet.at_head()
     done = fleet.atriz("seed", APP_ENV="test")
     assert done.returncode == 2
     assert "APP_ENV=development" in done.stderr
@@ -135,7 +135,7 @@ def test_two_heads_name_both_files_and_the_edit_that_mends_them(fleet: Tree) -> 
 def test_a_database_ahead_of_the_code_is_left_alone(fleet: Tree) -> None:
     """An old checkout does not touch what a newer one has migrated."""
     path = fleet.revise("left", 3)
-    fleet.atriz("migrate")
+    fleet.at_head()
     path.unlink()
     done = fleet.atriz("migrate")
     assert done.returncode == 1
@@ -156,7 +156,7 @@ def test_tables_without_a_version_are_not_migrated_over(fleet: Tree) -> None:
 
 def test_an_edited_revision_is_shown(fleet: Tree) -> None:
     """A file that was changed after it was applied is found by its checksum; line ends do not count."""
-    fleet.atriz("migrate")
+    fleet.at_head()
     first, second = sorted((fleet.folders["left"] / "migrations/versions").glob("*.py"))
     first.write_text(first.read_text() + "# changed\n")
     second.write_bytes(second.read_bytes().replace(b"\n", b"\r\n"))

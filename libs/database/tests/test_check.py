@@ -12,7 +12,7 @@ from tree import Tree
 def left(tree: Tree) -> Tree:
     """Return a repository with one package at head, in which nothing is wrong."""
     tree.add("left", requires=(), revisions=2)
-    assert tree.atriz("migrate").returncode == 0
+    tree.at_head()
     assert tree.atriz("check").returncode == 0
     return tree
 

@@ -141,7 +141,7 @@ def test_a_worker_that_dies_before_its_turn_is_replaced(fleet: Tree) -> None:
 
 def test_connections_that_are_ended_before_the_turn_are_made_again(fleet: Tree) -> None:
     """An app connects while core is at work; what a firewall ends of that meanwhile costs nothing."""
-    assert fleet.atriz("migrate").returncode == 0
+    fleet.at_head()
     fleet.revise("core", 3, "ALTER TABLE core_1 ADD COLUMN more int")
     fleet.revise("left", 3)
     early = (
@@ -214,7 +214,7 @@ def test_the_lock_is_not_free_before_the_last_connection_of_the_run_is_gone(flee
 
 def test_nothing_is_committed_once_the_lock_is_lost(fleet: Tree) -> None:
     """Where the connection that holds the lock is ended, the revision under way is rolled back, and it is said."""
-    fleet.atriz("migrate")
+    fleet.at_head()
     fleet.revise(
         "left",
         3,
@@ -231,7 +231,7 @@ def test_nothing_is_committed_once_the_lock_is_lost(fleet: Tree) -> None:
 
 def test_a_time_limit_for_idle_sessions_does_not_end_the_lock(fleet: Tree) -> None:
     """The lock's connection does nothing for as long as the run takes, which the server must bear."""
-    fleet.atriz("migrate")
+    fleet.at_head()
     with fleet.connect("left") as connection:
         if connection.info.server_version < 140000:
             pytest.skip("the setting is newer")
@@ -244,8 +244,9 @@ def test_a_time_limit_for_idle_sessions_does_not_end_the_lock(fleet: Tree) -> No
 @pytest.mark.parametrize("verb", ["rollback left", "reset left --yes"])
 def test_what_a_package_brings_can_be_interrupted(fleet: Tree, verb: str) -> None:
     """SIGTERM while a revision or a seed runs: cancelled, undone, said, and no process is left."""
+    fleet.at_head()
     fleet.seed("left", "001_rows.py", "connection.execute('INSERT INTO left_1 VALUES (1)')")
-    assert fleet.atriz("setup").returncode == 0
+    assert fleet.atriz("seed").returncode == 0
     if verb.startswith("rollback"):
         path = fleet.folders["left"] / "migrations" / "versions" / "0002_left0002.py"
         path.write_text(path.read_text().replace("DROP TABLE", "SELECT pg_sleep(60); DROP TABLE"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import tracemalloc
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -31,6 +31,7 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     Numeric,
+    SmallInteger,
     Table,
     Text,
     Time,
@@ -45,7 +46,7 @@ from sqlalchemy.dialects.postgresql import INET, INT4RANGE, JSONB, Range
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from atriz_database import Database
+from atriz_database import Database, TransactionError
 from atriz_database.url import DatabaseURL
 
 
@@ -368,6 +369,69 @@ def test_error_of_the_server_undoes_all_and_is_sqlalchemys(db: Database) -> None
     assert stored(db, table) == [(1,), (3,)]
     with pytest.raises(ProgrammingError, match="does not exist"):
         db.copy_rows(Table("nowhere", MetaData(), Column("id", Integer)), [(1,)])
+
+
+@pytest.mark.parametrize(
+    ("column", "number"),
+    [(SmallInteger, 2**15), (SmallInteger, -(2**32) - 1), (Integer, 2**31), (Integer, -(2**31) - 1), (Integer, 2**70)],
+)
+def test_number_out_of_its_columns_range_is_refused(db: Database, column: type[Integer], number: int) -> None:
+    """As by INSERT; psycopg alone would cut off its upper bytes and store another number."""
+    table = Table("numbers", MetaData(), Column("id", column))
+    table.create(db.engine)
+    for rows in ([(number,)], [(1,), (None,), (number,)]):
+        with pytest.raises(DataError, match="is out of range for type"):
+            db.copy_rows(table, rows)
+    least, most = (-(2**15), 2**15 - 1) if column is SmallInteger else (-(2**31), 2**31 - 1)
+    assert db.copy_rows(table, [(least,), (most,)]) == 2
+    assert stored(db, table) == [(least,), (most,)]
+
+
+def test_number_that_no_column_holds_is_refused(db: Database) -> None:
+    """More than eight bytes."""
+    table = Table("numbers", MetaData(), Column("id", BigInteger))
+    table.create(db.engine)
+    with pytest.raises(ValueError, match="a number is out of the range of its column in numbers"):
+        db.copy_rows(table, [(1,), (2**63,)])
+    assert stored(db, table) == []
+
+
+@pytest.mark.parametrize("row", [{"a": "x", "b": "y"}, "xy", b"xy", {"x", "y"}, None])
+def test_row_of_another_kind_is_not_taken_apart(db: Database, row: object) -> None:
+    """A mapping behind tuples would be copied as its keys, a text as its letters."""
+    table = Table("pairs", MetaData(), Column("a", Text), Column("b", Text))
+    table.create(db.engine)
+    with pytest.raises(TypeError, match="the first row is a tuple, and this one a"):
+        db.copy_rows(table, [("x", "y"), row])
+    assert db.copy_rows(table, [("x", "y"), ["x", "y"], db.query("SELECT 'x' AS a, 'y' AS b")[0]]) == 3
+
+
+def test_rows_that_use_the_connection_they_are_sent_on_are_refused(db: Database) -> None:
+    """It is in COPY, and whoever waits for it waits for himself; another database is free."""
+    table = Table("numbers", MetaData(), Column("id", Integer))
+    table.create(db.engine)
+
+    def numbers(ask: Callable[[], object]) -> Iterator[tuple[int]]:
+        yield (1,)
+        ask()
+        yield (2,)
+
+    asks: list[Callable[[], object]] = [
+        lambda: db.query("SELECT 1"),
+        lambda: db.transaction().__enter__(),
+        lambda: db.copy_rows(table, [(3,)]),
+    ]
+    for ask in asks:
+        with pytest.raises(TransactionError, match=r"The rows that copy_rows\(\) reads use its connection"):
+            db.copy_rows(table, numbers(ask))
+        assert (db.pool.in_use, stored(db, table)) == (0, [])
+    with db.transaction() as connection:
+        streamed = connection.execute(text("SELECT generate_series(1, 9)").execution_options(yield_per=1))
+        with pytest.raises(TransactionError, match="is in COPY until the last of them is sent"), db.transaction():
+            db.copy_rows(table, streamed)
+        streamed.close()
+    with Database(db.url) as other:
+        assert db.copy_rows(table, numbers(lambda: other.query("SELECT 1"))) == 2
 
 
 def test_error_of_the_generator_undoes_all(db: Database) -> None:

@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from traceback import TracebackException
+from typing import Any
 
 import psycopg
 import pytest
@@ -17,7 +19,7 @@ from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidRequestError, OperationalError, ProgrammingError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from atriz_database import Database, DatabaseClosedError, OutcomeUnknownError, TransactionError
+from atriz_database import AsyncDatabase, Database, DatabaseClosedError, OutcomeUnknownError, TransactionError
 from atriz_database.errors import SettingsError
 from atriz_database.url import DatabaseURL
 
@@ -49,6 +51,14 @@ def add(connection: Connection, number: int) -> None:
 
 def ids(db: Database) -> list[int]:
     return [row.id for row in db.query("SELECT id FROM items ORDER BY id")]
+
+
+def raised(function: Callable[[], object]) -> BaseException | None:
+    try:
+        function()
+    except Exception as error:
+        return error
+    return None
 
 
 def in_thread(function: Callable[[], object]) -> object:
@@ -163,11 +173,61 @@ def test_option_that_a_savepoint_cannot_have_is_refused(db: Database) -> None:
     assert ids(db) == [1]
 
 
-@pytest.mark.parametrize("seconds", [0, -1])
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), 1e12])
 def test_timeout_that_is_none_is_refused(db: Database, seconds: float) -> None:
-    with pytest.raises(ValueError, match="must be more than 0 seconds"), db.transaction(lock_timeout=seconds):
+    with (
+        pytest.raises(ValueError, match="must be more than 0 and at most 2147483 seconds"),
+        db.transaction(lock_timeout=seconds),
+    ):
         pass
     assert db.pool.in_use == 0
+
+
+@pytest.mark.parametrize("isolation", ["AUTOCOMMIT", "READ UNCOMMITTED", "serializable", ""])
+def test_isolation_that_is_none_is_refused(db: Database, isolation: Any) -> None:
+    """AUTOCOMMIT above all, which SQLAlchemy knows, and in which no block would roll back."""
+    with pytest.raises(ValueError, match="isolation must be READ COMMITTED, REPEATABLE READ, SERIALIZABLE or None"):
+        db.transaction(isolation=isolation)
+    with pytest.raises(ValueError, match="isolation must be"), db.session(isolation=isolation):
+        pass
+
+
+def test_block_that_is_open_cannot_be_entered_again(db: Database) -> None:
+    """It would be a savepoint of itself, and never end; one that has ended can."""
+    block = db.transaction()
+    with block as connection:
+        add(connection, 1)
+        with pytest.raises(TransactionError, match="open already"), block:
+            pass
+    with block as connection:
+        add(connection, 2)
+    assert (ids(db), db.pool.in_use) == ([1, 2], 0)
+
+
+def test_generator_may_hold_a_block_open(db: Database) -> None:
+    """Whoever ends first, it or the block around it: what was done stays, and the connection comes back."""
+
+    def numbers(first: int) -> Iterator[int]:
+        with db.transaction() as connection:
+            add(connection, first)
+            yield first
+
+    with db.transaction():
+        inner = numbers(1)
+        next(inner)
+    inner.close()
+    outer = numbers(2)
+    next(outer)
+    with db.transaction() as connection:
+        add(connection, 3)
+        assert list(outer) == []
+    dropped = numbers(4)
+    next(dropped)
+    del dropped
+    closed = numbers(5)
+    next(closed)
+    in_thread(closed.close)
+    assert (ids(db), db.pool.in_use) == ([1, 2, 3], 0)
 
 
 def test_failed_statement_that_was_passed_over_is_told(db: Database) -> None:
@@ -377,6 +437,32 @@ def test_forked_process_makes_connections_of_its_own(db: Database, tmp_path: Pat
     assert ids(db) == [1, 2]
 
 
+def test_forked_process_does_not_reach_its_parents_transaction(db: Database, tmp_path: Path) -> None:
+    """Neither by leaving the block of a session, nor by a statement on the connection, nor by closing it."""
+    pid = -1
+    try:
+        with warnings.catch_warnings(), db.session() as session:
+            warnings.simplefilter("ignore", DeprecationWarning)
+            session.add(Item(id=1))
+            session.commit()
+            connection = session.connection()
+            pid = os.fork()
+            if not pid:
+                errors = [raised(lambda: connection.execute(text("DELETE FROM items"))), raised(connection.close)]
+                (tmp_path / "errors").write_text(repr(errors))
+                raise SystemExit
+            os.waitpid(pid, 0)
+            session.add(Item(id=2))
+        assert "server closed the connection" in (tmp_path / "errors").read_text()
+        assert (tmp_path / "left").exists()
+        assert ids(db) == [1, 2]
+    except SystemExit:
+        (tmp_path / "left").touch()
+    finally:
+        if not pid:
+            os._exit(0)
+
+
 def test_broken_connections_are_replaced_unnoticed(db: Database) -> None:
     """After every backend was ended the next use makes new ones; with pre_ping=False it is told."""
     end_all = (
@@ -417,12 +503,30 @@ def test_pooler_in_transaction_mode_gets_no_prepared_statement(empty: DatabaseUR
 
 
 def test_password_is_never_shown(empty: DatabaseURL) -> None:
+    """Neither by the error of a connection, nor by what its traceback holds, nor by what it belongs to."""
     url = DatabaseURL({**empty.parameters, "password": "secret", "port": "1"})
     with Database(url) as db:
         with pytest.raises(OperationalError) as caught:
             db.query("SELECT 1")
         assert "secret" not in f"{caught.value} {db!r} {db.engine!r} {db.url}"
+        assert "secret" not in with_values(caught.value)
         assert db.pool.in_use == 0
+
+    async def ask() -> None:
+        async with AsyncDatabase(url) as other:
+            await other.query("SELECT 1")
+
+    with pytest.raises(OperationalError) as caught:
+        asyncio.run(ask())
+    assert "secret" not in with_values(caught.value)
+
+
+def with_values(error: BaseException) -> str:
+    """Return a traceback with what every variable in it holds, as pytest and trackers of errors show it."""
+    assert error.__traceback__ is not None
+    # Without the test's own frame, which says what is looked for.
+    shown = TracebackException(type(error), error, error.__traceback__.tb_next, capture_locals=True)
+    return "".join(shown.format())
 
 
 def test_many_threads_lose_and_leak_nothing(db: Database) -> None:
@@ -446,12 +550,33 @@ def test_many_threads_lose_and_leak_nothing(db: Database) -> None:
     assert (db.pool.in_use, db.pool.waiting, db.pool.open) == (0, 0, 3)
 
 
-@pytest.mark.parametrize("url", ["", "mysql://here/name", "postgresql://here", "postgresql://here/db?pooler=x"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        None,
+        5,
+        b"postgresql://here/secret",
+        "",
+        "mysql://here/name",
+        "postgresql://here",
+        "postgresql://here/db?pooler=x",
+    ],
+)
 def test_url_that_cannot_be_used_is_refused(url: str) -> None:
     with pytest.raises(SettingsError, match=r"^The URL "):
         Database(url)
 
 
-def test_pool_of_no_size_is_refused(empty: DatabaseURL) -> None:
-    with pytest.raises(ValueError, match="must be 1 or more, not 0"):
-        Database(empty, pool_size=0)
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("pool_size", 0, "pool_size must be 1 or more, not 0"),
+        ("pool_timeout", -1, "pool_timeout must be 0 seconds or more, not -1"),
+        ("pool_timeout", float("nan"), "pool_timeout must be 0 seconds or more, not nan"),
+        ("recycle", -1, "recycle must be 0 seconds or more, not -1; inf is never"),
+    ],
+)
+def test_pool_that_cannot_be_is_refused(empty: DatabaseURL, name: str, value: Any, message: str) -> None:
+    """When it is made, and not when somebody first has to wait."""
+    with pytest.raises(ValueError, match=message):
+        Database(empty, **{name: value})

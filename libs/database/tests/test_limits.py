@@ -43,7 +43,7 @@ def history(tree: Tree, name: str = "left") -> list[str]:
 
 def test_a_lock_that_somebody_holds_ends_the_revision_and_names_the_holder(fleet: Tree) -> None:
     """After --lock-timeout: for how long, who (pid, program, since, query), its passwords hidden; those before stay."""
-    assert fleet.atriz("migrate").returncode == 0
+    fleet.at_head()
     fleet.revise("left", 3)
     fleet.revise("left", 4, "CREATE TABLE half (id int); ALTER TABLE left_1 ADD COLUMN name text")
     hidden = "SELECT id FROM left_1 WHERE 'x' = 'ALTER ROLE r PASSWORD' OR id = 7 -- PASSWORD 'geheim'"
@@ -64,7 +64,7 @@ def test_a_lock_that_somebody_holds_ends_the_revision_and_names_the_holder(fleet
 
 def test_a_lock_is_tried_for_again_until_its_holder_lets_go(fleet: Tree) -> None:
     """Each try is told of, with who was in the way; when the holder has ended, the run goes on and is done."""
-    assert fleet.atriz("migrate").returncode == 0
+    fleet.at_head()
     fleet.revise("left", 3, "ALTER TABLE left_1 ADD COLUMN name text")
     fleet.revise("left", 4)
     with holding(fleet, "LOCK TABLE left_1 IN ACCESS SHARE MODE") as holder:
@@ -83,7 +83,7 @@ def test_a_lock_is_tried_for_again_until_its_holder_lets_go(fleet: Tree) -> None
 
 def test_readers_behind_a_waiting_revision_wait_no_longer_than_the_lock_timeout(fleet: Tree) -> None:
     """A reader that queues behind the revision's lock comes through as soon as the revision has given up."""
-    assert fleet.atriz("migrate").returncode == 0
+    fleet.at_head()
     fleet.revise("left", 3, "ALTER TABLE left_1 ADD COLUMN name text")
     with holding(fleet, "SELECT FROM left_1"), fleet.connect("left") as reader:
         process = fleet.start("migrate", "--lock-timeout", "1", "--retries", "0")
@@ -102,7 +102,7 @@ def test_readers_behind_a_waiting_revision_wait_no_longer_than_the_lock_timeout(
 @pytest.mark.parametrize(("state", "words"), [("40P01", "met a deadlock"), ("40001", "met a serialization failure")])
 def test_deadlocks_and_serialization_failures_are_tried_again(fleet: Tree, state: str, words: str) -> None:
     """The revision is whole at last, and its history has it once."""
-    assert fleet.atriz("migrate").returncode == 0
+    fleet.at_head()
     run_sql(fleet, "CREATE SEQUENCE tries")
     fleet.revise("left", 3, flaky(state, 2))
     done = fleet.atriz("migrate")
@@ -115,7 +115,7 @@ def test_deadlocks_and_serialization_failures_are_tried_again(fleet: Tree, state
 
 def test_a_true_deadlock_is_survived(fleet: Tree) -> None:
     """Two sessions that hold what the other wants: the revision is the one that is given up, and done again."""
-    assert fleet.atriz("migrate").returncode == 0
+    fleet.at_head()
     up = "SET LOCAL deadlock_timeout = '50ms'; LOCK TABLE left_2; LOCK TABLE left_1; CREATE TABLE left_3 (id int)"
     fleet.revise("left", 3, up)
     with holding(fleet, "SET LOCAL deadlock_timeout = '1min'", "LOCK TABLE left_1") as holder:
@@ -132,7 +132,7 @@ def test_a_true_deadlock_is_survived(fleet: Tree) -> None:
 
 def test_what_is_not_transient_is_not_tried_again(fleet: Tree) -> None:
     """An error that would come again is told at once."""
-    assert fleet.atriz("migrate").returncode == 0
+    fleet.at_head()
     run_sql(fleet, "CREATE SEQUENCE tries")
     fleet.revise("left", 3, flaky("23505", 1))
     done = fleet.atriz("migrate")
@@ -143,7 +143,7 @@ def test_what_is_not_transient_is_not_tried_again(fleet: Tree) -> None:
 
 def test_as_often_as_retries_says_and_no_more(fleet: Tree) -> None:
     """A revision that never gets through is tried once and --retries times, and the message says so."""
-    assert fleet.atriz("migrate").returncode == 0
+    fleet.at_head()
     run_sql(fleet, "CREATE SEQUENCE tries")
     fleet.revise("left", 3, flaky("40001", 99))
     done = fleet.atriz("migrate", "--retries", "1")
@@ -154,7 +154,7 @@ def test_as_often_as_retries_says_and_no_more(fleet: Tree) -> None:
 
 def test_each_revision_has_its_own_tries(fleet: Tree) -> None:
     """What one revision has used up is not missing to the next."""
-    assert fleet.atriz("migrate").returncode == 0
+    fleet.at_head()
     run_sql(fleet, "CREATE SEQUENCE tries; CREATE SEQUENCE tries_4")
     fleet.revise("left", 3, flaky("40001", 1))
     fleet.revise("left", 4, flaky("40001", 1).replace("tries", "tries_4").replace("left_3", "left_4"))
@@ -165,7 +165,7 @@ def test_each_revision_has_its_own_tries(fleet: Tree) -> None:
 
 def test_a_revision_that_has_committed_something_is_not_tried_again(fleet: Tree) -> None:
     """After an autocommit block a second try might meet what the first has left, so there is none, and it is said."""
-    assert fleet.atriz("migrate").returncode == 0
+    fleet.at_head()
     run_sql(fleet, "CREATE SEQUENCE tries")
     body = (
         "with op.get_context().autocommit_block():\n"
@@ -204,7 +204,7 @@ _SEE = (
 
 def test_the_servers_limit_on_statements_holds_unless_another_is_given(fleet: Tree) -> None:
     """What is set for the database stays in force; the lock_timeout is the run's own, five seconds."""
-    assert fleet.atriz("migrate").returncode == 0
+    fleet.at_head()
     with fleet.connect("left") as connection:
         name = fleet.database("left")
         connection.execute(f"ALTER DATABASE {name} SET statement_timeout = '7s'".encode())
@@ -295,7 +295,7 @@ def test_a_connection_on_tcp_has_keepalives_and_a_urls_own_win(fleet: Tree, lazy
 
 def test_the_server_ends_the_statement_of_a_worker_that_was_killed(fleet: Tree) -> None:
     """SIGKILL in the middle of a long statement: within seconds the server lets go, and nobody had to cancel it."""
-    assert fleet.atriz("migrate").returncode == 0
+    fleet.at_head()
     with fleet.connect("left") as connection:
         if connection.info.server_version < 140000:
             pytest.skip("client_connection_check_interval is newer")

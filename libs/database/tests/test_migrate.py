@@ -159,7 +159,7 @@ def test_a_database_made_after_the_look_is_not_an_error(fleet: Tree) -> None:
 
 def test_files_of_applied_revisions_are_not_run(fleet: Tree) -> None:
     """Of hundreds few are pending: what is behind the database is read, and its module's code does not run again."""
-    assert fleet.atriz("migrate").returncode == 0
+    fleet.at_head()
     path = next(fleet.folders["left"].rglob("0001*.py"))
     path.write_text(path.read_text() + "\nraise RuntimeError('run again')\n")
     fleet.revise("left", 3)
@@ -170,7 +170,7 @@ def test_files_of_applied_revisions_are_not_run(fleet: Tree) -> None:
 
 def test_what_was_rolled_back_since_the_look_is_applied_too(fleet: Tree) -> None:
     """A run that waits for the lock of one that goes back does all that is to do then, and not what it had seen."""
-    assert fleet.atriz("migrate").returncode == 0
+    fleet.at_head()
     fleet.revise("left", 3)
     with lock.held(fleet.target("left")) as holder:
         process = fleet.start("migrate")
@@ -192,7 +192,7 @@ def test_what_was_rolled_back_since_the_look_is_applied_too(fleet: Tree) -> None
 
 def test_after_a_failure_it_says_what_is_where_and_how_to_go_on_or_back(fleet: Tree) -> None:
     """Each database's place and what is pending; the way back leads to where all were, the way on to head."""
-    assert fleet.atriz("migrate").returncode == 0
+    fleet.at_head()
     before = {name: row["current"] for name, row in fleet.status().items()}
     for name in ("core", "left", "right"):
         fleet.revise(name, 3)
@@ -235,7 +235,7 @@ def test_a_result_says_what_was_applied_what_failed_and_what_is_pending(fleet: T
 def test_a_rollback_says_what_it_has_undone(fleet: Tree) -> None:
     """Newest first, and where one fails those that were undone before it."""
     fleet.revise("left", 3)
-    assert fleet.atriz("migrate").returncode == 0
+    fleet.at_head()
     path = next(fleet.folders["left"].rglob("0001*.py"))
     path.write_text(path.read_text().replace("DROP TABLE", "DROP TABEL"))
     done = fleet.atriz("rollback", "left", "--to", "base", "--json")
@@ -258,7 +258,7 @@ def test_no_way_back_is_named_where_there_is_none(fleet: Tree) -> None:
 
 def test_what_another_run_applied_meanwhile_is_not_pending(fleet: Tree) -> None:
     """A run that waited for the lock, found more applied than it had seen, and failed behind that, says where it is."""
-    assert fleet.atriz("migrate").returncode == 0
+    fleet.at_head()
     fleet.revise("left", 3)
     fleet.revise("left", 4, "SELECT 1 FROM nowhere")
     with lock.held(fleet.target("left")):
@@ -276,7 +276,7 @@ def test_what_another_run_applied_meanwhile_is_not_pending(fleet: Tree) -> None:
 @pytest.mark.parametrize("pending", [True, False])
 def test_a_database_that_goes_after_the_look_is_made_anew(fleet: Tree, pending: bool) -> None:
     """As by the worker of a `drop` that was killed, which ends what it had begun while the next run looks."""
-    assert fleet.atriz("setup").returncode == 0
+    fleet.at_head()
     fleet.seed("left", "001_rows.py", "connection.execute('INSERT INTO left_1 VALUES (1)')")
     fleet.revise("core", 3)
     if pending:

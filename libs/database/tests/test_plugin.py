@@ -6,6 +6,7 @@ import asyncio
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -16,6 +17,7 @@ import psycopg
 import pytest
 import second
 import sqlalchemy
+from psycopg import sql
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 from tree import Tree, forked
@@ -24,8 +26,10 @@ from atriz_database import AsyncDatabase, Database, databases, workspace
 from atriz_database.databases import Connection
 from atriz_database.settings import Target
 from atriz_database.testing import template
-from atriz_database.testing.clone import Clones
+from atriz_database.testing.clone import Clones, target_of
+from atriz_database.testing.leak import leaks
 from atriz_database.testing.run import Run
+from atriz_database.url import DatabaseURL
 from atriz_database.workspace import Package
 
 COUNT = "SELECT count(*) FROM shelf_1"
@@ -407,6 +411,23 @@ def test_project_that_does_not_use_it_pays_nothing(tmp_path: Path, tree: Tree) -
     assert "1 passed" in done.stdout, done.stdout
 
 
+@pytest.mark.parametrize(("manifest", "says"), [("", "no workspace"), ("[tool.uv.workspace]", "none of the")])
+def test_test_outside_of_any_package_is_told_what_it_needs(shelf: Tree, manifest: str, says: str) -> None:
+    """Beside a workspace's packages, and in a project that is none."""
+    path = shelf.root.parent / "elsewhere" / "test_alone.py"
+    path.parent.mkdir()
+    (path.parent / "pyproject.toml").write_text(f"{manifest}\n")
+    path.write_text("def test_it(connection): pass\n")
+    done = forked(
+        lambda: sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(path)])),
+        ["pytest"],
+        path.parent,
+        shelf.environ,
+    )
+    assert f"{path} lies in {says}" in done.stdout, done.stdout
+    assert "Give it a fixture `package` that returns one" in done.stdout
+
+
 BLOCKED = """
     def test_waits(database):
         database.execute("INSERT INTO shelf_1 VALUES (1)")
@@ -497,7 +518,7 @@ def test_runs_and_workers_at_once_make_one_template(shelf: Tree, arguments: list
 @pytest.fixture
 def poor() -> Iterator[dict[str, str]]:
     """Yield the variables of a server on TCP, for a role with a password that may make databases and nothing else."""
-    with second.running() as server:
+    with second.running(settings={"autovacuum_naptime": 1}) as server:
         parameters = {name.removeprefix("PG").lower(): text for name, text in server.environ.items()}
         with psycopg.connect(dbname="postgres", **parameters, autocommit=True) as connection:
             connection.execute("CREATE ROLE poor LOGIN CREATEDB PASSWORD 'poor%40@/'")
@@ -525,3 +546,24 @@ def test_named_server_takes_no_more_than_the_right_to_make_databases(shelf: Tree
     with psycopg.connect(url, password=poor["PGPASSWORD"]) as looking:
         assert looking.execute("SELECT count(*) FROM shelf_1").fetchone() == (0,)
     assert "Dropped the test databases" in run(shelf, **poor).stdout
+
+
+@pytest.mark.gate
+def test_database_in_which_autovacuum_is_at_work_is_dropped(package: Package, poor: dict[str, str]) -> None:
+    """Which only a superuser may end, and DROP asks to go."""
+    parameters = {name.removeprefix("PG").lower(): text for name, text in poor.items()}
+    run = Run(target_of(package, DatabaseURL({**parameters, "dbname": "postgres"}), "the test"), package.root)
+    name = run.new_name("vacuumed")
+    run.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    slow = "autovacuum_vacuum_cost_limit = 1, autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_threshold = 1"
+    with psycopg.connect(**parameters, dbname=name, autocommit=True) as connection:
+        connection.execute(f"CREATE TABLE rows WITH ({slow}) AS SELECT generate_series(1, 100000) AS id".encode())
+        connection.execute("DELETE FROM rows")
+    at_work = "SELECT FROM pg_stat_activity WHERE datname = %s AND usesysid IS NULL"
+    deadline = time.monotonic() + 30
+    while run.connection.execute(at_work, [name]).fetchone() is None:
+        assert time.monotonic() < deadline, "autovacuum has not come"
+    assert leaks(run.connection, name, patience=0) == databases._visitors(run.connection, name) == []
+    run.drop(name)
+    assert run.connection.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchone() is None
+    run.close()

@@ -53,13 +53,10 @@ def direct(tree: Tree) -> str:
     return f"postgresql://{given['user']}:{password}@127.0.0.1:{given['port']}/{tree.database('left')}"
 
 
-def advisory_locks(tree: Tree) -> int:
-    """Return how many advisory locks are held in left's database."""
-    query = (
-        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' "
-        "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-    )
-    return int(tree.rows("left", query)[0][0])
+_LOCKS = """
+    SELECT count(*) = {} FROM pg_locks
+    WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
 
 
 @contextmanager
@@ -108,7 +105,7 @@ def test_in_transaction_mode_it_is_refused_and_says_where_to_name_the_server(lef
         assert done.returncode == 2, done.stderr
         assert "transaction mode" in done.stderr
         assert "in LEFT_DIRECT_DATABASE_URL in the process environment" in done.stderr
-        assert advisory_locks(left) == 0
+        assert left.rows("left", _LOCKS.format(0)) == [(True,)]
         with psycopg.connect(middle.url(left.database("left")), autocommit=True) as connection:
             assert connection.execute("SHOW idle_session_timeout").fetchone() == ("1h",)
             assert connection.execute("SELECT to_regclass('left_1')").fetchone() == (None,)
@@ -147,7 +144,7 @@ def test_transaction_mode_is_always_seen(left: Tree, size: int, turns: int, clie
             for _ in range(15):
                 with pytest.raises(SettingsError, match="transaction mode"), lock.held(target):
                     pass
-        assert advisory_locks(left) == 0
+        assert left.rows("left", _LOCKS.format(0)) == [(True,)]
 
 
 @pytest.mark.parametrize("size", [2, 20])
@@ -156,10 +153,11 @@ def test_in_session_mode_it_goes_on(left: Tree, size: int) -> None:
     with pooler.running(left.server, pool_mode="session", default_pool_size=size + 2) as middle:
         environ = through(left, middle)
         with lock.held(left.target("left", environ)):
-            assert advisory_locks(left) == 1
+            assert left.rows("left", _LOCKS.format(1)) == [(True,)]
             done = left.atriz("migrate", "--lock-wait", "0")
             assert "is locked by" in done.stderr
-        assert advisory_locks(left) == 0
+        # The pooler keeps the server's session, and clears it when it has heard that its client is gone.
+        left.wait_until("left", _LOCKS.format(0))
         with other_clients(middle.url(left.database("left")), 1):
             done = left.atriz("migrate", **environ)
         assert done.returncode == 0, done.stderr

@@ -49,7 +49,7 @@ def test_a_database_that_is_not_there_is_no_better(fleet: Tree) -> None:
 
 def test_plain_alembic_asks_as_well(fleet: Tree) -> None:
     """`alembic upgrade head` stops before the revision, with the same words."""
-    assert fleet.atriz("migrate").returncode == 0
+    fleet.at_head()
     fleet.revise("core", 3)
     require(fleet, 3, '{"core": "core0003"}')
     done = fleet.alembic("left", "upgrade", "head")
@@ -65,7 +65,7 @@ def test_the_way_down_requires_nothing(fleet: Tree) -> None:
     """A revision is undone wherever the other database is by now."""
     fleet.revise("core", 3)
     require(fleet, 3, '{"core": "core0003"}')
-    assert fleet.atriz("migrate").returncode == 0
+    fleet.at_head()
     assert fleet.atriz("rollback", "core").returncode == 0
     assert fleet.atriz("rollback", "left").returncode == 0
 
@@ -83,7 +83,7 @@ def test_the_way_down_requires_nothing(fleet: Tree) -> None:
 )
 def test_a_mistaken_requirement_is_named_by_check_and_by_the_run(fleet: Tree, value: str, words: str) -> None:
     """`check` finds it before a deploy; a run fails at that revision, with its file."""
-    assert fleet.atriz("migrate").returncode == 0
+    fleet.at_head()
     require(fleet, 3, value)
     found = json.loads(fleet.atriz("check", "left", "--json").stdout)
     assert [(row["kind"], words in row["text"]) for row in found if row["kind"] == "requires"] == [("requires", True)]
@@ -96,7 +96,7 @@ def test_a_mistaken_requirement_is_named_by_check_and_by_the_run(fleet: Tree, va
 
 def test_check_finds_what_the_package_does_not_depend_on(fleet: Tree) -> None:
     """Without the dependency no order says that the other one goes first."""
-    assert fleet.atriz("migrate").returncode == 0
+    fleet.at_head()
     require(fleet, 3, '{"right": "right0002"}')
     found = json.loads(fleet.atriz("check", "left", "--json").stdout)
     (row,) = (row for row in found if row["kind"] == "requires")
@@ -106,7 +106,7 @@ def test_check_finds_what_the_package_does_not_depend_on(fleet: Tree) -> None:
 
 def test_plan_shows_what_is_required_and_how_it_stands(fleet: Tree) -> None:
     """Met by what is there, in this run, or, where the run leaves the other out, unmet."""
-    assert fleet.atriz("migrate").returncode == 0
+    fleet.at_head()
     fleet.revise("core", 3)
     require(fleet, 3, '{"core": "core0002"}')
     require(fleet, 4, '{"core": "core0003"}')

@@ -93,6 +93,27 @@ def test_last_failure_comes_out(db: Database) -> None:
     assert (len(calls), db.pool.in_use) == (3, 0)
 
 
+def test_function_that_has_only_begun_is_refused(db: Database) -> None:
+    """A generator's statements, and a coroutine's, would come when the transaction is over: nothing is committed."""
+    change = "UPDATE accounts SET balance = 0"
+
+    def generator(connection: Connection) -> Iterator[int]:
+        yield connection.exec_driver_sql(change).rowcount
+
+    async def coroutine(connection: Connection) -> None:
+        connection.exec_driver_sql(change)
+
+    def both(connection: Connection) -> Iterator[int]:
+        connection.exec_driver_sql(change)
+        return generator(connection)
+
+    for function in (generator, coroutine, both):
+        with pytest.raises(TypeError, match="function that does its work when it is called, and this one returned a"):
+            db.run(function)
+    assert db.query("SELECT sum(balance) FROM accounts") == [(200,)]
+    assert db.pool.in_use == 0
+
+
 def test_other_errors_are_not_run_again(db: Database) -> None:
     calls: list[int] = []
 

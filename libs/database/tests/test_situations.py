@@ -44,7 +44,7 @@ def prepare(tree: Tree, situation: str) -> None:
     """Bring the repository and its databases into a situation."""
     if situation == "databases missing":
         return
-    assert tree.atriz("setup").returncode == 0
+    tree.at_head()
     if situation == "server down":
         tree.environ |= {"PGHOST": "127.0.0.1", "PGPORT": "1"}
     if situation in ("production", "another environment"):
@@ -134,7 +134,7 @@ def test_every_verb_that_asks_a_server_is_shown_interrupted() -> None:
 def test_every_verb_can_be_interrupted(fleet: Tree, verb: str) -> None:
     """SIGTERM while a statement of it waits: cancelled, undone, said as one JSON document, and no session left."""
     fleet.seed("left", "001_rows.py", "connection.execute('INSERT INTO left_1 VALUES (1)')")
-    assert fleet.atriz("setup").returncode == 0
+    fleet.at_head()
     if verb in ("migrate", "setup", "stamp left head"):
         fleet.revise("left", 3, "ALTER TABLE left_1 ADD note text")
     if verb.startswith("repair"):
@@ -174,7 +174,7 @@ def test_verbs_on_whole_databases_can_be_interrupted(fleet: Tree, verb: str) -> 
     if verb == "create":
         assert fleet.atriz("create", "core").returncode == 0
     else:
-        assert fleet.atriz("setup").returncode == 0
+        fleet.at_head()
     maintenance = databases.maintenance(fleet.target("core"))
     with maintenance as holder, ExitStack() as held:
         held.enter_context(holder.transaction())

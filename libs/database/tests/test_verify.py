@@ -65,41 +65,43 @@ def test_a_package_brings_what_it_depends_on_unless_told_not_to(fleet: Tree) -> 
     assert len(verify(fleet, "left", "--only")[1]) == 2
 
 
-@pytest.mark.parametrize(
-    ("up", "down", "says"),
-    [
-        ("CREATE TABLE t (id int, n int); COMMENT ON TABLE t IS 'x'", "SELECT", "table t is there and was not"),
-        ("ALTER TABLE {t} ADD n int", "SELECT", "column {t}.n is there and was not"),
-        ("ALTER TABLE {t} ALTER id TYPE bigint", "SELECT", "column {t}.id is bigint and was integer"),
-        ("ALTER TABLE {t} ALTER id SET DEFAULT 1", "SELECT", "column {t}.id is integer DEFAULT 1 and was integer"),
-        ("ALTER TABLE {t} ADD CONSTRAINT c CHECK (id > 0)", "SELECT", "constraint {t}.c is there and was not"),
-        ("CREATE INDEX i ON {t} (id)", "SELECT", "index i is there and was not"),
-        ("COMMENT ON COLUMN {t}.id IS 'x'", "SELECT", "comment column {t}.id is there and was not"),
-        ("CREATE SEQUENCE s", "SELECT", "sequence s is there and was not"),
-        ("CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'", "SELECT", "function f() is there and was not"),
-        (
-            "CREATE TRIGGER g BEFORE UPDATE ON {t} FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",
-            "SELECT",
-            "trigger {t}.g is there and was not",
-        ),
-        ("GRANT SELECT ON {t} TO PUBLIC", "SELECT", "grant table {t} to PUBLIC is there and was not"),
-        ("CREATE TYPE e AS ENUM ('a')", "SELECT", "enum e is there and was not"),
-        ("CREATE VIEW v AS SELECT id FROM {t}", "SELECT", "view v is there and was not"),
-        ("ALTER TABLE {t} ENABLE ROW LEVEL SECURITY", "SELECT", "setting {t} is there and was not"),
-        ("CREATE POLICY p ON {t}", "SELECT", "policy {t}.p is there and was not"),
-        ("CREATE TABLE t (id int)", "DROP TABLE t; DROP TABLE {t}", "table {t} is gone and was there: TABLE"),
-    ],
-    ids=lambda text: text.partition(" {")[0][:24] if text != "SELECT" else "",
-)
-def test_what_a_down_leaves_behind_is_named(tree: Tree, name: str, up: str, down: str, says: str) -> None:
+# In an order in which each can be done after those before it, {t} being the table of the first revision.
+_LEFT_BEHIND = [
+    ("CREATE TABLE u (id int)", "DROP TABLE u; DROP TABLE {t}", "table {t} is gone and was there: TABLE"),
+    ("CREATE TABLE t (id int, n int); COMMENT ON TABLE t IS 'x'", "SELECT", "table t is there and was not"),
+    ("ALTER TABLE {t} ADD n int", "SELECT", "column {t}.n is there and was not"),
+    ("ALTER TABLE {t} ALTER n TYPE bigint", "SELECT", "column {t}.n is bigint and was integer"),
+    ("ALTER TABLE {t} ALTER id SET DEFAULT 1", "SELECT", "column {t}.id is integer DEFAULT 1 and was integer"),
+    ("ALTER TABLE {t} ADD CONSTRAINT c CHECK (id > 0)", "SELECT", "constraint {t}.c is there and was not"),
+    ("CREATE INDEX i ON {t} (id)", "SELECT", "index i is there and was not"),
+    ("COMMENT ON COLUMN {t}.id IS 'x'", "SELECT", "comment column {t}.id is there and was not"),
+    ("CREATE SEQUENCE s", "SELECT", "sequence s is there and was not"),
+    ("CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'", "SELECT", "function f() is there and was not"),
+    (
+        "CREATE TRIGGER g BEFORE UPDATE ON {t} FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+        "SELECT",
+        "trigger {t}.g is there and was not",
+    ),
+    ("GRANT SELECT ON {t} TO PUBLIC", "SELECT", "grant table {t} to PUBLIC is there and was not"),
+    ("CREATE TYPE e AS ENUM ('a')", "SELECT", "enum e is there and was not"),
+    ("CREATE VIEW v AS SELECT id FROM {t}", "SELECT", "view v is there and was not"),
+    ("ALTER TABLE {t} ENABLE ROW LEVEL SECURITY", "SELECT", "setting {t} is there and was not"),
+    ("CREATE POLICY p ON {t}", "SELECT", "policy {t}.p is there and was not"),
+]
+
+
+def test_what_a_down_leaves_behind_is_named(tree: Tree, name: str) -> None:
     """Package, revision and object; what belongs to a forgotten table is not told of beside it."""
     table = f"{name}_1"
-    revise(tree, name, 2, up.replace("{t}", table), down.replace("{t}", table))
-    status, acts, errors = verify(tree)
-    ((_, subject, detail),) = [act for act in acts if act[0] == "found"]
-    assert (status, subject) == (3, f"0002_{name}0002")
-    assert detail.startswith(f"after up, down: {says.replace('{t}', table)}")
-    assert "1 of 2 revisions did not go up, down and up again" in errors
+    for number, (up, down, _) in enumerate(_LEFT_BEHIND, 2):
+        revise(tree, name, number, up.replace("{t}", table), down.replace("{t}", table))
+    status, (first, *acts), errors = verify(tree)
+    assert (status, first) == (3, ("verified", f"0001_{name}0001", ""))
+    for number, (act, (_, _, says)) in enumerate(zip(acts, _LEFT_BEHIND, strict=True), 2):
+        what, subject, detail = act
+        assert (what, subject) == ("found", f"{number:04}_{name}{number:04}")
+        assert detail.startswith(f"after up, down: {says.replace('{t}', table)}")
+    assert f"{len(acts)} of {len(acts) + 1} revisions did not go up, down and up again" in errors
     assert scratches(tree, name) == []
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -87,11 +88,12 @@ class AsyncDatabase:
 
     async def query(self, statement: str | Executable, /, **parameters: Any) -> Sequence[Row[*tuple[Any, ...]]]:
         """Return the rows of a statement: :meth:`Database.query`."""
-        return await greenlet_spawn(self._database.query, statement, **parameters)
+        # Bound here, where a parameter of any name is the statement's and not of what starts the greenlet.
+        return await greenlet_spawn(partial(self._database.query, statement, **parameters))
 
     async def execute(self, statement: str | Executable, /, **parameters: Any) -> int:
         """Run a statement and return how many rows it affected: :meth:`Database.execute`."""
-        return await greenlet_spawn(self._database.execute, statement, **parameters)
+        return await greenlet_spawn(partial(self._database.execute, statement, **parameters))
 
     def transaction(
         self,

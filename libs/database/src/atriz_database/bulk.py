@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -17,6 +18,8 @@ from psycopg.types.json import Json, Jsonb
 from sqlalchemy import Column, Connection, DateTime, Table, text
 from sqlalchemy.exc import DBAPIError, NoInspectionAvailable
 from sqlalchemy.util import await_, greenlet_spawn
+
+from atriz_database.errors import TransactionError
 
 Rows = Iterable[Mapping[str, Any] | Sequence[Any] | object]
 AsyncRows = AsyncIterable[Mapping[str, Any] | Sequence[Any] | object]
@@ -61,7 +64,7 @@ def _copy(connection: Connection, fields: list[_Field], rows: Iterator[object]) 
             if not fits(values):
                 continue
             with driver.cursor() as cursor:
-                with cursor.copy(plan.statement(binary)) as stream:
+                with cursor.copy(plan.statement(binary)) as stream, _in_copy(driver):
                     if binary:
                         stream.set_types(plan.types)
                     write = stream.write_row
@@ -79,6 +82,8 @@ def _copy(connection: Connection, fields: list[_Field], rows: Iterator[object]) 
         return count
     except psycopg.Error as error:
         raise _as_sqlalchemys(connection, plan.statement(False), error) from error
+    except OverflowError as error:
+        raise ValueError(f"a number is out of the range of its column in {plan.table}") from error
 
 
 async def _copy_async(connection: Connection, fields: list[_Field], rows: AsyncIterator[object]) -> int:
@@ -97,23 +102,53 @@ async def _copy_async(connection: Connection, fields: list[_Field], rows: AsyncI
                 continue
             async with driver.cursor() as cursor:
                 async with cursor.copy(plan.statement(binary)) as stream:
-                    if binary:
-                        stream.set_types(plan.types)
-                    write = stream.write_row
-                    await write(values)
-                    async for row in rows:
-                        values = convert(row)
-                        if not fits(values):
-                            break
+                    with _in_copy(driver):
+                        if binary:
+                            stream.set_types(plan.types)
+                        write = stream.write_row
                         await write(values)
-                    else:
-                        values = _NONE
+                        async for row in rows:
+                            values = convert(row)
+                            if not fits(values):
+                                break
+                            await write(values)
+                        else:
+                            values = _NONE
                 count += cursor.rowcount
             if values is _NONE:
                 break
         return count
     except psycopg.Error as error:
         raise _as_sqlalchemys(connection, plan.statement(False), error) from error
+    except OverflowError as error:
+        raise ValueError(f"a number is out of the range of its column in {plan.table}") from error
+
+
+class _Refusal:
+    """Stands in the place of psycopg's lock on a connection, for whom it would wait for ever: it is his own."""
+
+    def __enter__(self) -> None:
+        raise TransactionError(
+            "The rows that copy_rows() reads use its connection, which is in COPY until the last of them is sent. Have "
+            "them read what they need before, or from another Database."
+        )
+
+    def __exit__(self, *_error: object) -> None: ...
+
+    async def __aenter__(self) -> None:
+        self.__enter__()
+
+    async def __aexit__(self, *_error: object) -> None: ...
+
+
+@contextmanager
+def _in_copy(driver: Any) -> Iterator[None]:
+    """Refuse what the rows' own code asks of the connection while it is in COPY."""
+    lock, driver.lock = driver.lock, _Refusal()
+    try:
+        yield
+    finally:
+        driver.lock = lock
 
 
 async def _as_async(rows: Iterator[object]) -> AsyncIterator[object]:
@@ -180,8 +215,8 @@ class _Plan:
 def _plan(connection: Connection, fields: list[_Field], first: object) -> _Plan:
     if isinstance(first, Mapping):
         chosen, convert = _from_mappings(fields, first)
-    elif isinstance(first, Sequence) and not isinstance(first, str | bytes):
-        chosen, convert = fields, _as_it_is
+    elif _is_tuple(first):
+        chosen, convert = fields, _from_tuples(type(first))
     elif hasattr(first, "_sa_instance_state"):
         chosen, convert = _from_objects(fields, first)
     else:
@@ -229,6 +264,7 @@ def _fitting(types: Sequence[int]) -> Callable[[_Values], bool]:
     """Return what says whether values fit the types in binary."""
     allowed = [{*_BINARY[_BY_OID[oid]], type(None)} for oid in types]
     zoned = [(place, _BY_OID[oid] == "timestamptz") for place, oid in enumerate(types) if _BY_OID[oid] in _STAMPS]
+    bounded = [(place, *_BOUNDS[_BY_OID[oid]]) for place, oid in enumerate(types) if _BY_OID[oid] in _BOUNDS]
     # Rows are mostly alike: to look at each value once for a kind of row is enough.
     known: set[tuple[type, ...]] = set()
 
@@ -238,6 +274,10 @@ def _fitting(types: Sequence[int]) -> Callable[[_Values], bool]:
             if len(kinds) != len(allowed) or not all(map(set.__contains__, allowed, kinds)):
                 return False
             known.add(kinds)
+        for place, least, most in bounded:
+            number = values[place]
+            if number is not None and not least <= number <= most:
+                return False
         for place, aware in zoned:
             stamp = values[place]
             if stamp is not None and (stamp.tzinfo is not None) is not aware:
@@ -248,15 +288,29 @@ def _fitting(types: Sequence[int]) -> Callable[[_Values], bool]:
 
 
 _STAMPS = ("timestamp", "timestamptz")
+# psycopg cuts off what does not fit into the bytes of these, which as text the server refuses; of int8 it refuses it.
+_BOUNDS: Mapping[str, tuple[int, int]] = {
+    "int2": (-(2**15), 2**15 - 1),
+    "int4": (-(2**31), 2**31 - 1),
+}
 
 
 def _always(_values: _Values) -> bool:
     return True
 
 
-def _as_it_is(row: Any) -> _Values:
-    values: _Values = row
-    return values
+def _is_tuple(row: object) -> bool:
+    return isinstance(row, Sequence) and not isinstance(row, str | bytes)
+
+
+def _from_tuples(kind: type) -> Callable[[Any], _Values]:
+    def convert(row: _Values) -> _Values:
+        # A mapping, or a text, has a length as well, and would be copied as its keys, or its letters.
+        if type(row) is not kind and not _is_tuple(row):
+            raise TypeError(f"the first row is a tuple, and this one a {type(row).__name__}; they are all of one kind")
+        return row
+
+    return convert
 
 
 def _from_mappings(fields: list[_Field], first: Mapping[str, Any]) -> tuple[list[_Field], Callable[[Any], _Values]]:

@@ -7,18 +7,18 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Connection, CursorResult, Engine, Executable, Row, Table, text
+from sqlalchemy import Connection, Engine, Executable, Row, Table
 
-from atriz_database import libpq, settings, transaction, workspace
+from atriz_database import libpq, settings, single, transaction, workspace
 from atriz_database.engine import PoolOptions, PoolSettings, create_engine
 from atriz_database.errors import WorkspaceError
 from atriz_database.owner import Owner
 from atriz_database.pool import PoolState, SlotPool
+from atriz_database.single import Answer
 from atriz_database.transaction import Block, Isolation, Options
 from atriz_database.url import DatabaseURL
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from atriz_database.bulk import AsyncRows, Rows
 
 T = TypeVar("T")
-_Result = CursorResult[*tuple[Any, ...]]
 
 
 class Database:
@@ -44,12 +43,12 @@ class Database:
         name where not given.
     :param pool_size: connections that are made at most.
     :param pool_timeout: seconds to wait for a connection while all are in use.
-    :param recycle: seconds after which a connection is replaced.
+    :param recycle: seconds after which a connection is replaced, when it is next asked for; ``inf`` is never.
     :param pre_ping: whether to look at a connection before it is handed out, and replace a broken one.
     :param production: whether to refuse a URL that leads to another host without TLS, `None` to ask APP_ENV in the
         process environment.
 
-    Raise `SettingsError` if the URL cannot be used.
+    Raise `SettingsError` if the URL cannot be used, and `ValueError` if there cannot be such a pool.
 
     >>> database = Database("postgresql://ann@db.example.com/mextrack_db?sslmode=verify-full", pool_size=20)
     >>> database
@@ -120,13 +119,12 @@ class Database:
         """
         return self._execute(statement, parameters, _count)
 
-    def _execute(self, statement: str | Executable, parameters: dict[str, Any], read: Callable[[_Result], T]) -> T:
-        executable = _text(statement) if isinstance(statement, str) else statement
+    def _execute(self, statement: str | Executable, parameters: dict[str, Any], read: Callable[[Answer], T]) -> T:
         block = transaction.current(self._current)
-        if block is not None:
-            return read(block.connection.execute(executable, parameters))
-        with transaction.single(self.engine) as connection:
-            return read(connection.execute(executable, parameters))
+        if block is None:
+            return single.run(self.engine, statement, parameters, read)
+        executable = single.text(statement) if isinstance(statement, str) else statement
+        return read(block.connection.execute(executable, parameters))
 
     def transaction(
         self,
@@ -148,9 +146,9 @@ class Database:
         :param lock_timeout: seconds that one statement may wait for a lock.
         :param force_rollback: whether to roll back in any case: a dry run.
 
-        Raise `PoolTimeoutError` if no connection becomes free, `DatabaseClosedError` after :meth:`close`,
-        `TransactionError` if options do not fit or a failed statement was passed over, and `OutcomeUnknownError` if
-        the connection breaks during COMMIT.
+        Raise `ValueError` if an option has no such value, `PoolTimeoutError` if no connection becomes free,
+        `DatabaseClosedError` after :meth:`close`, `TransactionError` if options do not fit or a failed statement was
+        passed over, and `OutcomeUnknownError` if the connection breaks during COMMIT.
         """
         options = Options(read_only, isolation, statement_timeout, lock_timeout, force_rollback)
         return Block(self.engine, self._current, options)
@@ -174,12 +172,16 @@ class Database:
         from sqlalchemy.orm import Session
 
         options = Options(read_only, isolation, statement_timeout, lock_timeout, force_rollback)
-        with (
-            Block(self.engine, self._current, options) as connection,
-            Session(connection, join_transaction_mode="create_savepoint", expire_on_commit=False) as session,
-        ):
-            yield session
-            session.commit()
+        block = Block(self.engine, self._current, options)
+        with block as connection:
+            session = Session(connection, join_transaction_mode="create_savepoint", expire_on_commit=False)
+            try:
+                yield session
+                if not block.is_inherited:
+                    session.commit()
+            finally:
+                if not block.is_inherited:
+                    session.close()
 
     def run(
         self,
@@ -195,18 +197,19 @@ class Database:
         """Return what `function` returns for a connection in a transaction, run again where PostgreSQL asks for that.
 
         That is after a serialization failure or a deadlock, of which it has rolled everything back. What the function
-        does beside the database is done again, too. Inside another transaction it is a savepoint, and not run again:
-        the outermost must be.
+        does beside the database is done again, too, and what it has used up is gone: rows to copy are made in it.
+        Inside another transaction it is a savepoint, and not run again: the outermost must be.
 
         :param retries: how often it is run again at most.
 
-        Raise what `function` and :meth:`transaction` raise.
+        Raise `TypeError` if `function` returns a generator or a coroutine, whose work would come too late, and what it
+        and :meth:`transaction` raise.
         """
         options = Options(read_only, isolation, statement_timeout, lock_timeout, force_rollback)
 
         def attempt() -> T:
             with Block(self.engine, self._current, options) as connection:
-                return function(connection)
+                return transaction.finished(function(connection))
 
         nested = transaction.current(self._current) is not None
         return transaction.repeat(attempt, 0 if nested else retries, self._sleep)
@@ -218,11 +221,12 @@ class Database:
 
         :param table: a `Table` or a mapped class.
         :param rows: mappings, mapped objects, or tuples in the order of the table's columns (generated ones left out),
-            all of one kind. They are read as they are sent, so that a generator of any length takes constant memory.
-            The first says what is copied: other columns get their defaults, of Python or of the server.
+            all of one kind. They are read as they are sent, so that a generator of any length takes constant memory;
+            it cannot use this database meanwhile, whose connection is in COPY. The first says what is copied: other
+            columns get their defaults, of Python or of the server.
 
         Raise `TypeError` or `ValueError` if rows do not fit the table, SQLAlchemy's errors if the server refuses them,
-        and what :meth:`transaction` raises.
+        `TransactionError` if reading them uses the connection, and what :meth:`transaction` raises.
         """
         from atriz_database import bulk
 
@@ -290,16 +294,10 @@ def locate(package: str, variable: str) -> tuple[DatabaseURL, bool]:
     return DatabaseURL({**libpq.known(libpq.PLAIN), **url.parameters}), production
 
 
-def _rows(result: _Result) -> Sequence[Row[*tuple[Any, ...]]]:
-    return result.all()
+def _rows(answer: Answer) -> Sequence[Row[*tuple[Any, ...]]]:
+    return answer.all()
 
 
-def _count(result: _Result) -> int:
+def _count(answer: Answer) -> int:
     # The driver says -1 where nothing is counted, as of CREATE TABLE.
-    return max(result.rowcount, 0)
-
-
-@lru_cache(maxsize=512)
-def _text(statement: str) -> Executable:
-    """Return SQLAlchemy's form of a statement; the same text means the same for ever."""
-    return text(statement)
+    return max(answer.rowcount, 0)

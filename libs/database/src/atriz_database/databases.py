@@ -194,7 +194,8 @@ def drop(
 def _visitors(connection: Connection, name: str) -> list[Visitor]:
     rows = connection.execute(
         "SELECT pid, coalesce(usename, ''), application_name, coalesce(host(client_addr), 'this machine') "
-        "FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid() ORDER BY pid",
+        # Autovacuum is no user, and no hindrance: it goes when DROP asks it to.
+        "FROM pg_stat_activity WHERE datname = %s AND usesysid IS NOT NULL AND pid <> pg_backend_pid() ORDER BY pid",
         [name],
     )
     return [Visitor(*row) for row in rows]

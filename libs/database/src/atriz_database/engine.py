@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -44,6 +45,10 @@ class PoolSettings:
     def __post_init__(self) -> None:
         if self.pool_size < 1:
             raise ValueError(f"pool_size must be 1 or more, not {self.pool_size}")
+        if not 0 <= self.pool_timeout <= threading.TIMEOUT_MAX:
+            raise ValueError(f"pool_timeout must be 0 seconds or more, not {self.pool_timeout:g}")
+        if not self.recycle >= 0:
+            raise ValueError(f"recycle must be 0 seconds or more, not {self.recycle:g}; inf is never")
 
 
 def create_engine(url: DatabaseURL, *, name: str, settings: PoolSettings) -> Engine:
@@ -92,7 +97,16 @@ def _arguments(url: DatabaseURL, name: str, settings: PoolSettings) -> dict[str,
     }
 
 
+def _connect_quietly(dialect: sqlalchemy.Dialect, _slot: object, words: Any, parameters: Any) -> Any:
+    try:
+        return dialect.connect(*words, **parameters)
+    except psycopg.Error as error:
+        # The frames of psycopg's in its traceback hold the password, and pytest shows the last one's arguments.
+        raise error.with_traceback(None) from None
+
+
 def _finish(engine: Engine, url: DatabaseURL, settings: PoolSettings) -> None:
+    event.listen(engine, "do_connect", _connect_quietly)
     if not url.pooler:
         event.listen(engine, "connect", _mind_pooler)
     if settings.pre_ping:

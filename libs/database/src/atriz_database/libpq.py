@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from atriz_database.url import DEFAULT_PORT, DatabaseURL
+from atriz_database.url import DEFAULT_PORT, SECRETS, DatabaseURL
 
 _CONNECT_SECONDS = 10
 _APPLICATION_NAME_BYTES = 63  # libpq cuts longer ones off with a notice.
@@ -28,12 +28,24 @@ _KEEPALIVES = {
 }
 
 
+class _Secret(str):
+    """A text that is not shown where values are, as in a report of pytest's or of an error tracker."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
 def parameters(url: DatabaseURL, application_name: str) -> dict[str, str]:
     """Return what `psycopg.connect` needs to reach the database of `url` and no other server.
 
+    The values that are secret are not shown by `repr`. psycopg makes one text of all of them, which its frames in the
+    traceback of an error hold: who calls it raises the error without them.
+
     :param application_name: what the server shows beside the connection, unless the URL says another.
     """
-    given = dict(url.parameters)
+    given = {key: _Secret(value) if key in SECRETS else value for key, value in url.parameters.items()}
     if "service" not in given:
         # What PG* in the process environment say of another server must not fill the gaps of this one.
         given = {"host": "", "hostaddr": "", "port": DEFAULT_PORT, **given}

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import os
 import select
+import socket
 import threading
 import time
 import weakref
@@ -134,6 +135,8 @@ class SlotPool(Pool):
         """Hand a slot to the one who has waited the longest, past whoever asks at this moment."""
         with self._lock:
             if self._queue:
+                # Nobody had time to break it: no need to look.
+                slot.info.pop(_USED, None)
                 self._queue.popleft().wake(slot)
             else:
                 self._idle.append(slot)
@@ -204,7 +207,9 @@ class SlotPool(Pool):
         """Begin anew in a forked process: the connections stay the parent's."""
         for slot in self._slots:
             held = slot.fairy_ref() if slot.fairy_ref is not None else None
-            # Kept, because what is thrown away is closed, and that would tell the server goodbye for the parent.
+            if slot.dbapi_connection is not None:
+                _cut_off(slot.driver_connection)
+            # Kept, because psycopg warns of what is thrown away unclosed.
             self._inherited.append(slot.dbapi_connection)
             if held is not None:
                 held.detach()
@@ -274,6 +279,18 @@ def _after_fork() -> None:
         pool.after_fork()
 
 
+def _cut_off(driver_connection: Any) -> None:
+    """Put a dead socket in the place of one that is the parent's.
+
+    Whatever still uses the connection in this process, if only to close it, would else talk to the parent's server
+    process, in the middle of the parent's transaction. The socket itself stays the parent's, and open.
+    """
+    dead, other = socket.socketpair()
+    other.close()
+    with dead, contextlib.suppress(Exception):  # psycopg's own, where the connection is closed already
+        os.dup2(dead.fileno(), driver_connection.pgconn.socket, inheritable=False)
+
+
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
@@ -289,7 +306,7 @@ def ping_idle(pool: SlotPool) -> None:
     def look(dbapi_connection: Any, slot: ConnectionPoolEntry, _fairy: object) -> None:
         used = slot.info.get(_USED)
         if used is None:
-            return  # It has just been made.
+            return  # It has just been made, or handed over.
         if time.monotonic() - used < _PING_AFTER_SECONDS and not has_news(slot.driver_connection):
             return
         try:

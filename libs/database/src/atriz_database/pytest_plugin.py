@@ -173,12 +173,18 @@ def _workspaces() -> Callable[[Path], Workspace]:
 @pytest.fixture
 def package(request: pytest.FixtureRequest, _workspaces: Callable[[Path], Workspace]) -> Package:
     """Return the package whose folder the test lies in. Override it where tests lie elsewhere."""
-    for each in _workspaces(request.path.parent).packages:
-        if each.folder in request.path.parents:
-            return each
+    from atriz_database.errors import WorkspaceError
+
+    try:
+        for each in _workspaces(request.path.parent).packages:
+            if each.folder in request.path.parents:
+                return each
+        why = "none of the workspace's packages that own a database"
+    except WorkspaceError:
+        why = "no workspace: no pyproject.toml above it has a table [tool.uv.workspace]"
     raise pytest.UsageError(
-        f"{request.path} lies in no package that owns a database. Give it a fixture `package` that returns one, such "
-        'as atriz_database.workspace.load(Path(__file__).parent).package("name").'
+        f"{request.path} lies in {why}. Give it a fixture `package` that returns one, such as "
+        'atriz_database.workspace.load(Path("folder of the workspace")).package("name").'
     )
 
 

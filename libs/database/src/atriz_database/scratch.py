@@ -84,8 +84,11 @@ def _new_name(connection: Connection, package: str) -> str:
 
 
 def _stale(connection: Connection) -> list[str]:
-    """Return the scratch databases that are too old for anybody to be at work in them."""
-    query = "SELECT datname, extract(epoch FROM now())::bigint FROM pg_database WHERE NOT datistemplate"
+    """Return the scratch databases that are too old for anybody to be at work in them, and in which nobody is."""
+    query = """
+        SELECT datname, extract(epoch FROM now())::bigint FROM pg_database d
+        WHERE NOT datistemplate AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = d.oid)
+    """
     names = [(_NAME.fullmatch(name), now) for name, now in connection.execute(query)]
     return [match[0] for match, now in names if match and now - int(match["made"], 16) > _STALE_SECONDS]
 
@@ -94,7 +97,10 @@ def _drop(made: Target) -> None:
     with databases.maintenance(made, purpose="scratch") as connection:
         try:
             # Not WITH (FORCE), which PostgreSQL 12 lacks: DROP waits some seconds for those told to go.
-            query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+            # Autovacuum, which is no user and takes a superuser to end, goes by itself when DROP asks it to.
+            query = """
+                SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND usesysid IS NOT NULL
+            """
             connection.execute(query, [made.database])
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(made.database)))
         except psycopg.Error as error:

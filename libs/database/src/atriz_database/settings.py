@@ -137,6 +137,9 @@ def usable(url: str | DatabaseURL, *, production: bool | None, environ: Mapping[
             url = DatabaseURL.parse(url)
         except SettingsError as error:
             raise SettingsError(f"The URL {error}.") from None
+    elif not isinstance(url, DatabaseURL):
+        # Mostly None, of a variable that is not set; and whatever it is, it may hold a password.
+        raise SettingsError(f"The URL is a {type(url).__name__}; give a text such as postgresql://user@host:5432/name.")
     _refuse_plain(url, environ.get("APP_ENV") == "production" if production is None else production, "", environ)
     return url
 

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, MutableMapping
 from dataclasses import dataclass, fields
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
-from psycopg import Error, ProgrammingError, pq
+from psycopg import Error, pq
 from sqlalchemy import Connection, Engine
 from sqlalchemy.engine import NestedTransaction, RootTransaction
 from sqlalchemy.exc import DBAPIError
@@ -29,6 +28,7 @@ Isolation = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 _AGAIN = frozenset({"40001", "40P01"})
 _FIRST_PAUSE_SECONDS = 0.02
 _LONGEST_PAUSE_SECONDS = 1.0
+_LONGEST_TIMEOUT_SECONDS = (2**31 - 1) // 1000  # what PostgreSQL takes, in milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,11 @@ class Options:
     force_rollback: bool = False
     """Whether to roll back in any case: a dry run."""
 
+    def __post_init__(self) -> None:
+        if self.isolation is not None and self.isolation not in get_args(Isolation):
+            # SQLAlchemy would take AUTOCOMMIT, in which nothing is rolled back.
+            raise ValueError(f"isolation must be {', '.join(get_args(Isolation))} or None, not {self.isolation!r}")
+
     @property
     def of_outermost(self) -> list[str]:
         """Names of those that were given and hold for a transaction as a whole."""
@@ -56,7 +61,10 @@ class Options:
 class Block:
     """One ``with`` block: a transaction where its thread or task has none yet on this engine, else a savepoint."""
 
-    __slots__ = ("_current", "_engine", "_options", "_outermost", "_owner", "_pid", "_transaction", "connection")
+    __slots__ = (
+        *("_current", "_engine", "_is_open", "_options", "_outermost", "_owner", "_pid", "_transaction"),
+        "connection",
+    )
 
     connection: Connection
 
@@ -64,8 +72,11 @@ class Block:
         self._engine = engine
         self._current = current
         self._options = options
+        self._is_open = False
 
     def __enter__(self) -> Connection:
+        if self._is_open:
+            raise TransactionError("This block is open already: each `with` needs a transaction() of its own.")
         self._owner = owner()
         self._pid = os.getpid()
         outer = current(self._current)
@@ -77,7 +88,13 @@ class Block:
             self._transaction = self._begin()
             self._current[self._owner] = self
         self._transaction.__enter__()
+        self._is_open = True
         return self.connection
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether this is a forked process's copy of a block that its parent is in, and ends."""
+        return os.getpid() != self._pid
 
     def _savepoint(self, outer: Block) -> NestedTransaction:
         if names := self._options.of_outermost:
@@ -114,8 +131,9 @@ class Block:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if os.getpid() != self._pid:
-            return  # The parent ends it.
+        if self.is_inherited:
+            return
+        self._is_open = False
         try:
             if error is not None or self._options.force_rollback:
                 self._roll_back(error)
@@ -164,48 +182,11 @@ class Block:
             ) from error
 
 
-@contextmanager
-def single(engine: Engine) -> Iterator[Connection]:
-    """Yield a connection on which a statement is a transaction by itself: one round trip, where a block takes three.
-
-    Raise `OutcomeUnknownError` if the connection breaks and the server didn't say why: it may have committed.
-    """
-    with engine.connect() as connection:
-        driver: Any = connection.connection.dbapi_connection
-        try:
-            # The driver's own, and not SQLAlchemy's isolation level AUTOCOMMIT, which takes twice as long to set.
-            driver.autocommit = True
-            yield connection
-        except DBAPIError as error:
-            if error.connection_invalidated and not _by_server(error):
-                raise OutcomeUnknownError(
-                    f"The connection to {engine.pool.logging_name} broke while a statement was under way. If it was to "
-                    "change something, it is not known whether it has: look before you run it again. The driver said: "
-                    f"{said(error)}"
-                ) from error
-            raise
-        finally:
-            if not connection.invalidated:
-                _end_single(connection, driver)
-
-
-def _end_single(connection: Connection, driver: Any) -> None:
-    try:
-        driver.autocommit = False
-    except BaseException as error:
-        connection.invalidate(error)
-        if isinstance(error, ProgrammingError):
-            raise TransactionError(
-                "The statement began a transaction, which was rolled back: use transaction() for more than one."
-            ) from None
-        raise
-
-
 def current(blocks: Mapping[Owner, Block]) -> Block | None:
     """Return the outermost block of the thread or task that asks."""
     block = blocks.get(owner())
     # A forked process has a copy of its parent's transaction, which stays the parent's.
-    return block if block is not None and block._pid == os.getpid() else None
+    return block if block is not None and not block.is_inherited else None
 
 
 def repeat(attempt: Callable[[], T], retries: int, sleep: Callable[[float], object]) -> T:
@@ -225,19 +206,27 @@ def repeat(attempt: Callable[[], T], retries: int, sleep: Callable[[float], obje
     return attempt()
 
 
+def finished(result: T) -> T:
+    """Return what a function returned, which has done its work.
+
+    Raise `TypeError` if calling it was only the beginning: by the time that somebody goes on with a generator or a
+    coroutine its transaction is over.
+    """
+    if isinstance(result, Generator | Coroutine | AsyncGenerator):
+        if not isinstance(result, AsyncGenerator):
+            result.close()
+        raise TypeError(
+            f"run() takes a function that does its work when it is called, and this one returned a "
+            f"{type(result).__name__}. Database.run() takes a plain function, AsyncDatabase.run() an async one, and "
+            "neither one with yield."
+        )
+    return result
+
+
 def sqlstate(error: BaseException) -> str | None:
     """Return the server's code of an error, of SQLAlchemy's or of psycopg's."""
     state: str | None = getattr(error.orig if isinstance(error, DBAPIError) else error, "sqlstate", None)
     return state
-
-
-def _by_server(error: DBAPIError) -> bool:
-    """Whether the server itself said why it ended the connection, and so rolled back.
-
-    A pooler says something as well, when it has lost the server, and knows no more than we do. Only PostgreSQL says
-    where in its source an error was raised.
-    """
-    return isinstance(error.orig, Error) and error.orig.diag.source_function is not None
 
 
 def said(error: DBAPIError) -> str:
@@ -246,6 +235,9 @@ def said(error: DBAPIError) -> str:
 
 
 def _milliseconds(name: str, seconds: float) -> int:
-    if seconds <= 0:
-        raise ValueError(f"{name} must be more than 0 seconds, not {seconds:g}; leave it out for no limit")
+    if not 0 < seconds <= _LONGEST_TIMEOUT_SECONDS:
+        raise ValueError(
+            f"{name} must be more than 0 and at most {_LONGEST_TIMEOUT_SECONDS} seconds, not {seconds:g}; leave it out "
+            "for no limit"
+        )
     return max(1, round(seconds * 1000))

@@ -14,7 +14,7 @@ from atriz_database.errors import SettingsError
 # SQLAlchemy's way to name a driver is accepted, because people paste such URLs; the driver is always psycopg 3.
 _SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
 _POOLERS = ("transaction",)
-_SECRETS = frozenset({"password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"})
+SECRETS = frozenset({"password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"})
 DEFAULT_PORT = "5432"
 _PORT = re.compile("[0-9]{1,5}")
 
@@ -113,7 +113,7 @@ class DatabaseURL:
 
     def without_secrets(self) -> DatabaseURL:
         """Return the same place without a password: whoever has it elsewhere (PGPASSWORD, a file) can connect."""
-        return DatabaseURL({key: value for key, value in self.parameters.items() if key not in _SECRETS})
+        return DatabaseURL({key: value for key, value in self.parameters.items() if key not in SECRETS})
 
     def text(self, *, secrets: bool = False) -> str:
         """Return the URL as text; the password is ``***`` unless `secrets` is asked for."""
@@ -122,7 +122,7 @@ class DatabaseURL:
         host, port, name = rest.pop("host", ""), rest.pop("port", ""), rest.pop("dbname")
         if not secrets:
             password = password and "***"
-            rest = {key: "***" if key in _SECRETS else value for key, value in rest.items()}
+            rest = {key: "***" if key in SECRETS else value for key, value in rest.items()}
         if host.startswith(("/", "@")) or "," in host:
             # A socket's folder or a list of hosts fits the query part only.
             rest["host"], host = host, ""

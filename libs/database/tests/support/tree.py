@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -27,6 +28,8 @@ import atriz_database.truncate  # noqa: F401
 from atriz_database import databases, head, revisions, settings, workspace
 from atriz_database.errors import RevisionError
 from atriz_database.settings import Target
+from atriz_database.testing import template
+from atriz_database.testing.run import Run
 from atriz_database.url import DatabaseURL
 
 _REVISION = '''"""{title}"""
@@ -123,12 +126,50 @@ def _run_main(
 
 
 @dataclass
+class Heads:
+    """Databases that are at head, made once in a process, by the files of a package that they were made from."""
+
+    run: Run
+    _names: dict[str, str] = field(default_factory=dict)
+
+    def has(self, folder: Path) -> bool:
+        """Whether one was made from the files in a package's folder."""
+        return _digest(folder) in self._names
+
+    def keep(self, folder: Path, name: str) -> None:
+        """Keep a copy of a database that is at head."""
+        kept = self.run.new_name("head")
+        self._copy(name, kept)
+        self._names[_digest(folder)] = kept
+
+    def clone(self, folder: Path, name: str) -> None:
+        """Make a database as the one that was kept."""
+        self._copy(self._names[_digest(folder)], name)
+
+    def _copy(self, name: str, copy: str) -> None:
+        template.clone(self.run, template._read(self.run.connection, name), copy)
+
+    def drop(self) -> None:
+        """Drop them all."""
+        for name in self._names.values():
+            self.run.drop(name)
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.sha256(folder.name.encode())
+    for path in sorted((folder / "migrations").rglob("*.*")):
+        digest.update(path.name.encode() + path.read_bytes() if path.is_file() else b"")
+    return digest.hexdigest()
+
+
+@dataclass
 class Tree:
     """A small repository: packages/core, and apps that depend on it."""
 
     root: Path
     environ: dict[str, str]
     new_database_name: Callable[[str], str]
+    heads: Heads
     folders: dict[str, Path] = field(default_factory=dict)
     suffix: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     """For names of roles and the like, which no other test has."""
@@ -226,6 +267,22 @@ class Tree:
             text=True,
             **options,
         )
+
+    def at_head(self, *names: str) -> None:
+        """Bring databases to head, as ``atriz migrate`` does: cloned where that was done for the same files.
+
+        :param names: of packages, all of them if none is given.
+        """
+        missing = []
+        for name in names or self.folders:
+            if self.heads.has(self.folders[name]):
+                self.heads.clone(self.folders[name], self.database(name))
+            else:
+                missing.append(name)
+        for name in missing:
+            done = self.atriz("migrate", name, "--only")
+            assert done.returncode == 0, done.stderr
+            self.heads.keep(self.folders[name], self.database(name))
 
     def alembic(self, name: str, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         """Run plain ``alembic`` in a package's folder, and return how it ended."""

@@ -10,7 +10,7 @@ from atriz_database.databases import Connection
 
 _VISITORS = """
     SELECT pid, application_name, coalesce(state, ''), query FROM pg_stat_activity
-    WHERE datname = %s AND backend_type = 'client backend' ORDER BY pid
+    WHERE datname = %s AND usesysid IS NOT NULL ORDER BY pid
 """
 _POLL_SECONDS = 0.002
 _LONGEST_QUERY = 200

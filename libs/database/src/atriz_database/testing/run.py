@@ -33,11 +33,15 @@ _KEPT = re.compile(r"kept (?P<time>[0-9]+) for (?P<test>.*)", re.DOTALL)
 _KEPT_SECONDS = 24 * 60 * 60
 # Whoever a test has left behind is told to go, and DROP waits some seconds for them. WITH (FORCE) is not in PostgreSQL
 # 12, and needs a right that this doesn't.
-_END = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()"
+# Autovacuum, which is no user and takes a superuser to end, goes by itself when DROP asks it to.
+_END = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = %s AND usesysid IS NOT NULL AND pid <> pg_backend_pid()
+"""
 # The run's connection waits for others, and does nothing while a test runs: no limit of the server may end that.
 _NO_LIMITS = """
     SELECT set_config(name, '0', false) FROM pg_settings
-    WHERE name IN ('idle_session_timeout', 'lock_timeout', 'statement_timeout')
+    WHERE name IN ('idle_session_timeout', 'lock_timeout', 'statement_timeout', 'transaction_timeout')
 """
 _DATABASES = """
     SELECT datname, coalesce(shobj_description(d.oid, 'pg_database'), ''), extract(epoch FROM now())::bigint,

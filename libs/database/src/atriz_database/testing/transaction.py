@@ -59,7 +59,10 @@ class Shared:
     @cached_property
     def _engine(self) -> sqlalchemy.Engine:
         def connect() -> psycopg.Connection[Any]:
-            return psycopg.connect(**self._parameters)
+            try:
+                return psycopg.connect(**self._parameters)
+            except psycopg.Error as error:
+                raise error.with_traceback(None) from None  # Its frames hold the password.
 
         return sqlalchemy.create_engine(_DIALECT, creator=connect, poolclass=sqlalchemy.NullPool)
 
@@ -68,7 +71,10 @@ class Shared:
         from sqlalchemy.ext.asyncio import create_async_engine
 
         async def connect() -> psycopg.AsyncConnection[Any]:
-            return await psycopg.AsyncConnection.connect(**self._parameters)
+            try:
+                return await psycopg.AsyncConnection.connect(**self._parameters)
+            except psycopg.Error as error:
+                raise error.with_traceback(None) from None
 
         return create_async_engine(_DIALECT, async_creator=connect, poolclass=sqlalchemy.NullPool)
 
