@@ -1,0 +1,496 @@
+"""What roles may do in one database: what they have, what they should have, and the statements between the two.
+
+The application's role reads and writes rows, in every schema but ours, and calls functions. The role of dependents has
+what the manifest says. PUBLIC, which is everybody, has nothing. Whatever else the administrator has given to roles of
+their own is left alone.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from psycopg import sql
+
+from atriz_database import label, roles
+from atriz_database.databases import Connection
+from atriz_database.errors import ServerError
+from atriz_database.roles import Roles
+from atriz_database.settings import Target
+from atriz_database.workspace import Dependents
+
+PUBLIC = ""
+"""What stands for everybody in the place of a role."""
+_ROWS = ("SELECT", "INSERT", "UPDATE", "DELETE")
+_WORDS = {"database": "DATABASE", "schema": "SCHEMA", "table": "TABLE", "sequence": "SEQUENCE", "function": "ROUTINE"}
+# What the owner makes later has these rights from the moment it is there.
+_LATER = (("SCHEMAS", ("USAGE",)), ("TABLES", _ROWS), ("SEQUENCES", ("USAGE",)), ("FUNCTIONS", ("EXECUTE",)))
+_ROUNDS = 3
+_LOCK_SECONDS = 5.0
+_CLAUSES = {"composite type": "TYPE", "statistics object": "STATISTICS"}
+
+
+class Right(NamedTuple):
+    """One thing that a role may do with an object."""
+
+    kind: str
+    """``database``, ``schema``, ``table``, ``sequence``, ``function``; or ``default``, for what the owner makes."""
+    name: str
+    """The object as SQL writes it; of a ``default`` what is made, as in ``TABLES`` or ``FUNCTIONS IN SCHEMA auth``."""
+    grantee: str
+    privilege: str
+    """``SELECT``; of a column ``SELECT (email)``."""
+    grantable: bool = False
+    """Whether the role may hand it on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """An object that rights are on."""
+
+    kind: str
+    name: str
+    """As SQL writes it, with its schema."""
+    schema: str
+    plain: str
+    """Its name alone, unquoted."""
+    owner: str
+    acts: bool
+    """Whether the current role may do what only the owner may."""
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What is in a database, whose it is, and who may do what with it."""
+
+    things: tuple[Thing, ...]
+    rights: frozenset[Right]
+    """Those of everybody but each object's owner."""
+
+    @property
+    def owner(self) -> str:
+        """The role that owns the database."""
+        return next(thing.owner for thing in self.things if thing.kind == "database")
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """An object that belongs to another role than the database's owner."""
+
+    kind: str
+    name: str
+    owner: str
+    acts: bool
+    """Whether the current role may give it away."""
+    statement: str
+    """What gives it to the right owner."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """How rights differ from what they should be."""
+
+    missing: tuple[Right, ...] = ()
+    superfluous: tuple[Right, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.superfluous)
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What was done to a database's rights."""
+
+    moved: tuple[Foreign, ...]
+    """What has another owner now."""
+    change: Change
+    """The rights that were given and taken."""
+    left: tuple[str, ...]
+    """Statements that the current role may not run, for a superuser."""
+    unknown: tuple[str, ...]
+    """What the manifest grants to dependents and the database does not have."""
+
+
+def read(connection: Connection, names: Roles) -> State:
+    """Return what is in the connected database, extensions' objects left out, and the rights of every role on it.
+
+    :param names: the database's own roles.
+    """
+    owner = sql.Literal(names.owner)
+    with connection.transaction(force_rollback=True):
+        connection.execute(_SETTINGS)
+        things = [Thing(*row[:-1], tuple(row[-1])) for row in connection.execute(_THINGS)]
+        rows = connection.execute(sql.SQL(_RIGHTS).format(owner=owner)).fetchall()
+    return State(tuple(things), frozenset(Right(*row) for row in rows))
+
+
+def wanted(state: State, names: Roles, dependents: Dependents) -> tuple[frozenset[Right], tuple[str, ...]]:
+    """Return the rights that there should be, and what the manifest names that is not in the database.
+
+    :param dependents: what the manifest grants to dependents.
+    """
+    rights: set[Right] = set()
+
+    def give(thing: Thing, grantee: str, privileges: Iterable[str]) -> None:
+        rights.update(Right(thing.kind, thing.name, grantee, privilege) for privilege in privileges)
+
+    for thing in state.things:
+        if thing.kind == "database":
+            give(thing, names.app, ["CONNECT"])
+            give(thing, names.dependents, ["CONNECT"])
+        elif thing.schema == label.SCHEMA:
+            continue
+        elif thing.kind == "table":
+            # Which revision it is at an application may ask; to say so is the migrations' business.
+            give(thing, names.app, ["SELECT"] if thing.plain == "alembic_version" else _ROWS)
+        else:
+            give(thing, names.app, ["EXECUTE" if thing.kind == "function" else "USAGE"])
+    for what, privileges in _LATER:
+        rights.update(Right("default", what, names.app, privilege) for privilege in privileges)
+
+    unknown = []
+    schemas = {thing.schema: thing for thing in state.things if thing.kind == "schema"}
+    for pattern in dependents.functions:
+        schema, name = _split(pattern)
+        found = [thing for thing in state.things if thing.kind == "function" and _matches(thing, schema, name)]
+        for thing in found:
+            give(thing, names.dependents, ["EXECUTE"])
+        if not found:
+            unknown.append(f"function {pattern}")
+        if schema in schemas:
+            give(schemas[schema], names.dependents, ["USAGE"])
+            if name == "*":
+                later = f"FUNCTIONS IN SCHEMA {schemas[schema].name}"
+                rights.add(Right("default", later, names.dependents, "EXECUTE"))
+    for table, columns in dependents.select:
+        schema, name = _split(table)
+        found = [thing for thing in state.things if thing.kind == "table" and _matches(thing, schema, name)]
+        if not found or name == "*":
+            unknown.append(f"table {table}")
+            continue
+        (thing,) = found
+        give(schemas[schema], names.dependents, ["USAGE"])
+        if columns == ("*",):
+            give(thing, names.dependents, ["SELECT"])
+            continue
+        unknown += [f"column {table}.{column}" for column in columns if column not in thing.columns]
+        give(thing, names.dependents, [f"SELECT ({each})" for each in columns if each in thing.columns])
+    return frozenset(rights), tuple(unknown)
+
+
+def compare(state: State, should_be: Collection[Right], managed: Collection[str]) -> Change:
+    """Return how a database's rights differ from what they should be.
+
+    :param managed: the roles whose rights are ours to say. Those of PUBLIC are as well.
+    """
+    ours = {PUBLIC, *managed}
+    has = {right for right in state.rights if right.grantee in ours}
+    should = set(should_be)
+    return Change(tuple(sorted(should - has)), tuple(sorted(has - should)))
+
+
+def foreign(connection: Connection, owner: str) -> list[Foreign]:
+    """Return what is in the connected database, itself included, and belongs to another role; not what is others'.
+
+    That is the objects of extensions, and what only a server's administrator makes, such as publications.
+    """
+    with connection.transaction(force_rollback=True):
+        connection.execute(_SETTINGS)
+        rows = connection.execute(sql.SQL(_FOREIGN).format(owner=sql.Literal(owner))).fetchall()
+    found = []
+    for kind, name, theirs, acts in rows:
+        statement = f"ALTER {_CLAUSES.get(kind, kind.upper())} {name} OWNER TO {_quoted(owner)}"
+        found.append(Foreign(kind, name, theirs, acts, statement))
+    return found
+
+
+def settle(connection: Connection, names: Roles, dependents: Dependents, managed: Collection[str]) -> Settled:
+    """Make the database and all in it the owner's, and the rights of our roles what they should be.
+
+    The caller holds the database's lock, and is in a transaction. The roles are there, and whoever calls may act for
+    the owner. What needs a superuser is left, and told.
+
+    :param managed: all the roles whose rights are ours to say.
+    """
+    moved = [each for each in foreign(connection, names.owner) if each.acts]
+    _run(connection, [each.statement for each in moved])
+    given: set[Right] = set()
+    taken: set[Right] = set()
+    # To revoke a right on a table takes those on its columns along, and to revoke one that was handed on those of
+    # others: so look again.
+    for _ in range(_ROUNDS):
+        state = read(connection, names)
+        should_be, unknown = wanted(state, names, dependents)
+        change = compare(state, should_be, managed)
+        acts = {(thing.kind, thing.name) for thing in state.things if thing.acts}
+        can = Change(
+            *(tuple(each for each in part if _can(each, acts)) for part in (change.missing, change.superfluous))
+        )
+        if not can:
+            break
+        _run(connection, statements(can, names.owner))
+        given |= set(can.missing)
+        taken |= set(can.superfluous)
+    left = [each.statement for each in foreign(connection, names.owner)] + statements(change, names.owner)
+    return Settled(
+        tuple(moved), Change(tuple(sorted(given - taken)), tuple(sorted(taken - given))), tuple(left), unknown
+    )
+
+
+def renew(connection: Connection, target: Target, *, lock_timeout: float = _LOCK_SECONDS) -> Settled | None:
+    """Make a database's rights what they should be once something was made in it, `None` where it has no roles.
+
+    The caller holds the database's lock on `connection`, which is in autocommit.
+
+    :param lock_timeout: seconds to wait for a table that gets another owner.
+
+    Raise `ServerError` if the current role may not act for the owner, and `psycopg.Error` if the server refuses.
+    """
+    names = roles.of(target.database)
+    if len(roles.existing(connection, names.names)) < len(names.names):
+        return None
+    with connection.transaction():
+        limit(connection, lock_timeout)
+        if acting := roles.acting(connection, [names.owner]):
+            raise ServerError(
+                f"{acting[0].role} is not a member of {names.owner}, which owns {target.database}: what it has made "
+                f"stays its own. Sign in as {names.owner}, or run `atriz grant {target.package.name}`."
+            )
+        return settle(connection, names, target.package.dependents, names.names)
+
+
+def limit(connection: Connection, seconds: float) -> None:
+    """Have each statement of the transaction wait no longer for a lock; others queue behind it."""
+    connection.execute("SELECT set_config('lock_timeout', %s, true)", [f"{seconds * 1000:.0f}ms"])
+
+
+def statements(change: Change, owner: str) -> list[str]:
+    """Return the statements that bring about a change, few of them however many the objects are."""
+    return [
+        *_statements("REVOKE", "FROM", change.superfluous, owner, " CASCADE"),
+        *_statements("GRANT", "TO", change.missing, owner, ""),
+    ]
+
+
+def _statements(verb: str, preposition: str, rights: Sequence[Right], owner: str, end: str) -> list[str]:
+    found = []
+    for (kind, privileges, grantee), names in grouped(rights).items():
+        role = _quoted(grantee) if grantee else "PUBLIC"
+        listed = ", ".join(map(_privilege, privileges))
+        if kind != "default":
+            found.append(f"{verb} {listed} ON {_WORDS[kind]} {', '.join(names)} {preposition} {role}{end}")
+            continue
+        for name in names:
+            what, _, schema = name.partition(" IN SCHEMA ")
+            place = f" IN SCHEMA {schema}" if schema else ""
+            whose = f"ALTER DEFAULT PRIVILEGES FOR ROLE {_quoted(owner)}{place}"
+            found.append(f"{whose} {verb} {listed} ON {what} {preposition} {role}{end}")
+    return found
+
+
+def grouped(rights: Iterable[Right]) -> dict[tuple[str, tuple[str, ...], str], list[str]]:
+    """Return rights by kind of object, privileges and role: the objects that a role has the same on stand together."""
+    privileges: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for right in rights:
+        privileges[right.kind, right.name, right.grantee].append(right.privilege)
+    names: dict[tuple[str, tuple[str, ...], str], list[str]] = defaultdict(list)
+    for (kind, name, grantee), found in sorted(privileges.items()):
+        names[kind, tuple(sorted(set(found), key=_order)), grantee].append(name)
+    return names
+
+
+def described(rights: Iterable[Right]) -> dict[str, list[str]]:
+    """Return rights as a person reads them, by role: ``SELECT, INSERT on 5 tables``."""
+    texts: dict[str, list[str]] = defaultdict(list)
+    for (kind, privileges, grantee), names in grouped(rights).items():
+        if kind == "default":
+            what = ", ".join(name.lower().replace("in schema", "of schema") for name in names)
+            where = f"{what} that are made later"
+        elif kind == "database":
+            where = "the database"
+        else:
+            where = f"{kind} {names[0].removeprefix('public.')}" if len(names) == 1 else f"{len(names)} {kind}s"
+        texts[grantee or "PUBLIC"].append(f"{', '.join(privileges)} on {where}")
+    return texts
+
+
+def open_databases(connection: Connection, apart_from: Collection[str]) -> list[str]:
+    """Return the server's databases that everybody may connect to, but for some."""
+    return [name for (name,) in connection.execute(_OPEN, [list(apart_from)])]
+
+
+def close(connection: Connection, apart_from: Collection[str], owners: Collection[str], maintenance: str) -> list[str]:
+    """Let nobody connect to the server's other databases unless they are granted that. Return those that were open.
+
+    :param apart_from: the databases to leave alone.
+    :param owners: the roles that make and drop databases, for which they connect to `maintenance`.
+
+    Raise `psycopg.Error` if the current role may not.
+    """
+    names = open_databases(connection, apart_from)
+    if names:
+        listed = sql.SQL(", ").join(map(sql.Identifier, names))
+        connection.execute(sql.SQL("REVOKE CONNECT, TEMPORARY ON DATABASE {} FROM PUBLIC").format(listed))
+    lacking = "SELECT rolname FROM pg_roles WHERE rolname = ANY (%s) AND NOT has_database_privilege(oid, %s, 'CONNECT')"
+    for (owner,) in connection.execute(lacking, [list(owners), maintenance]).fetchall():
+        statement = sql.SQL("GRANT CONNECT ON DATABASE {} TO {}")
+        connection.execute(statement.format(sql.Identifier(maintenance), sql.Identifier(owner)))
+    return names
+
+
+def _can(right: Right, acts: Collection[tuple[str, str]]) -> bool:
+    # Whoever is here may act for the owner, whose defaults they are.
+    return right.kind == "default" or (right.kind, right.name) in acts
+
+
+def _run(connection: Connection, batch: Sequence[str]) -> None:
+    if batch:
+        connection.execute(";\n".join(batch).encode())
+
+
+def _split(name: str) -> tuple[str, str]:
+    schema, dot, rest = name.partition(".")
+    return (schema, rest) if dot else ("public", name)
+
+
+def _matches(thing: Thing, schema: str, name: str) -> bool:
+    return thing.schema == schema and name in ("*", thing.plain)
+
+
+def _order(privilege: str) -> tuple[int, str]:
+    return (_ROWS.index(privilege) if privilege in _ROWS else len(_ROWS)), privilege
+
+
+def _privilege(privilege: str) -> str:
+    word, space, column = privilege.partition(" ")
+    return f"{word} ({_quoted(column[1:-1])})" if space else word
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+_OPEN = """
+    SELECT datname FROM pg_database d
+    WHERE datallowconn AND datconnlimit <> -2 AND datname <> ALL (%s) AND EXISTS (
+        SELECT FROM aclexplode(coalesce(datacl, acldefault('d', datdba)))
+        WHERE grantee = 0 AND privilege_type = 'CONNECT')
+    ORDER BY 1
+"""
+
+# Names are written with their schema, and without quotes where they need none.
+_SETTINGS = """
+    SET LOCAL search_path = '';
+    SET LOCAL quote_all_identifiers = off;
+    SET LOCAL jit = off;
+"""
+
+_BASE = """
+WITH extended AS (
+    SELECT classid AS class, objid AS id FROM pg_depend WHERE deptype = 'e'
+), schema AS (
+    SELECT * FROM pg_namespace n
+    WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'
+      AND NOT EXISTS (SELECT FROM extended e WHERE e.class = 'pg_namespace'::regclass AND e.id = n.oid)
+), thing (class, id, kind, name, schema, plain, owner, acl) AS (
+    SELECT 'pg_database'::regclass, oid, 'database', quote_ident(datname), '', datname::text, datdba,
+           coalesce(datacl, acldefault('d', datdba))
+    FROM pg_database WHERE datname = current_database()
+    UNION ALL
+    SELECT 'pg_namespace'::regclass, oid, 'schema', quote_ident(nspname), nspname, nspname, nspowner,
+           coalesce(nspacl, acldefault('n', nspowner))
+    FROM schema
+    UNION ALL
+    SELECT 'pg_class'::regclass, c.oid, CASE relkind WHEN 'S' THEN 'sequence' ELSE 'table' END,
+           quote_ident(nspname) || '.' || quote_ident(relname), nspname, relname, relowner,
+           coalesce(relacl, acldefault(CASE relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", relowner))
+    FROM pg_class c JOIN schema n ON n.oid = relnamespace WHERE relkind IN ('r', 'p', 'f', 'v', 'm', 'S')
+    UNION ALL
+    SELECT 'pg_proc'::regclass, p.oid, 'function', p.oid::regprocedure::text, nspname, proname, proowner,
+           coalesce(proacl, acldefault('f', proowner))
+    FROM pg_proc p JOIN schema n ON n.oid = pronamespace
+), own AS (
+    SELECT * FROM thing t WHERE NOT EXISTS (SELECT FROM extended e WHERE e.class = t.class AND e.id = t.id)
+)
+"""
+
+_THINGS = (
+    _BASE
+    + """
+SELECT kind, name, schema, plain, pg_get_userbyid(owner), pg_has_role(owner, 'USAGE'),
+       coalesce((SELECT array_agg(attname::text) FROM pg_attribute
+                 WHERE kind = 'table' AND attrelid = id AND attnum > 0 AND NOT attisdropped), '{}')
+FROM own ORDER BY kind, name
+"""
+).encode()
+
+# acldefault() writes sequences with a small s.
+_RIGHTS = (
+    _BASE
+    + """
+, acl (kind, name, owner, suffix, acl) AS (
+    SELECT kind, name, owner, '', acl FROM own
+    UNION ALL
+    SELECT kind, name, owner, ' (' || attname || ')', attacl
+    FROM own JOIN pg_attribute ON attrelid = id AND attnum > 0 AND NOT attisdropped
+    WHERE kind = 'table' AND attacl IS NOT NULL
+    UNION ALL
+    SELECT 'default', what, o.oid, '', coalesce(defaclacl, acldefault(lower(type)::"char", o.oid))
+    FROM pg_roles o CROSS JOIN (VALUES ('n', 'SCHEMAS'), ('r', 'TABLES'), ('S', 'SEQUENCES'), ('f', 'FUNCTIONS'))
+             AS later (type, what)
+    LEFT JOIN pg_default_acl ON defaclrole = o.oid AND defaclnamespace = 0 AND defaclobjtype = type::"char"
+    WHERE rolname = {owner}
+    UNION ALL
+    SELECT 'default', what || ' IN SCHEMA ' || quote_ident(nspname), o.oid, '', defaclacl
+    FROM pg_default_acl JOIN pg_roles o ON o.oid = defaclrole JOIN pg_namespace n ON n.oid = defaclnamespace
+    JOIN (VALUES ('r', 'TABLES'), ('S', 'SEQUENCES'), ('f', 'FUNCTIONS')) AS later (type, what)
+        ON defaclobjtype = type::"char"
+    WHERE rolname = {owner}
+)
+SELECT DISTINCT kind, name, CASE grantee WHEN 0 THEN '' ELSE pg_get_userbyid(grantee)::text END,
+       privilege_type || suffix, is_grantable
+FROM acl, aclexplode(acl) WHERE grantee <> owner
+"""
+)
+
+# A sequence of a column goes with its table. Of schema public its owner is from 15 on whoever owns the database.
+_FOREIGN = """
+WITH extended AS (
+    SELECT classid AS class, objid AS id FROM pg_depend WHERE deptype = 'e'
+), schema AS (
+    SELECT oid, nspowner FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'
+), thing (rank, class, id, owner) AS (
+    SELECT 0, 'pg_database'::regclass, oid, datdba FROM pg_database WHERE datname = current_database()
+    UNION ALL SELECT 1, 'pg_namespace'::regclass, oid, nspowner FROM schema
+    WHERE pg_get_userbyid(nspowner) <> 'pg_database_owner'
+    UNION ALL SELECT 2, 'pg_class'::regclass, c.oid, relowner FROM pg_class c JOIN schema n ON n.oid = relnamespace
+    WHERE relkind IN ('r', 'p', 'f', 'v', 'm', 'c', 'S') AND NOT (relkind = 'S' AND EXISTS (
+        SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+        AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')))
+    UNION ALL SELECT 3, 'pg_proc'::regclass, p.oid, proowner FROM pg_proc p JOIN schema n ON n.oid = pronamespace
+    UNION ALL SELECT 3, 'pg_type'::regclass, t.oid, typowner FROM pg_type t JOIN schema n ON n.oid = typnamespace
+    WHERE typtype IN ('d', 'e', 'r')
+    UNION ALL SELECT 3, 'pg_statistic_ext'::regclass, s.oid, stxowner
+    FROM pg_statistic_ext s JOIN schema n ON n.oid = stxnamespace
+    UNION ALL SELECT 3, 'pg_collation'::regclass, c.oid, collowner
+    FROM pg_collation c JOIN schema n ON n.oid = collnamespace
+    UNION ALL SELECT 3, 'pg_operator'::regclass, o.oid, oprowner
+    FROM pg_operator o JOIN schema n ON n.oid = oprnamespace
+    UNION ALL SELECT 3, 'pg_opclass'::regclass, o.oid, opcowner
+    FROM pg_opclass o JOIN schema n ON n.oid = opcnamespace
+    UNION ALL SELECT 3, 'pg_opfamily'::regclass, o.oid, opfowner
+    FROM pg_opfamily o JOIN schema n ON n.oid = opfnamespace
+    UNION ALL SELECT 3, 'pg_ts_config'::regclass, c.oid, cfgowner
+    FROM pg_ts_config c JOIN schema n ON n.oid = cfgnamespace
+    UNION ALL SELECT 3, 'pg_ts_dict'::regclass, d.oid, dictowner
+    FROM pg_ts_dict d JOIN schema n ON n.oid = dictnamespace
+)
+SELECT i.type, i.identity, pg_get_userbyid(owner)::text, pg_has_role(owner, 'USAGE')
+FROM thing t, pg_identify_object(class, id, 0) AS i
+WHERE pg_get_userbyid(owner) <> {owner}
+  AND NOT EXISTS (SELECT FROM extended e WHERE e.class = t.class AND e.id = t.id)
+ORDER BY rank, 1, 2
+"""

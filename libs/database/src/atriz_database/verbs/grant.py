@@ -1,0 +1,295 @@
+"""The verb that gives each database an owner, and each application a role that may do what it needs and no more."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+from psycopg import errors
+
+from atriz_database import databases, fleet, label, lock, passwords, rights, roles, settings
+from atriz_database.databases import Connection
+from atriz_database.errors import AtrizError, ServerError
+from atriz_database.fleet import Act, Outcome, Report
+from atriz_database.rights import Settled
+from atriz_database.roles import Role, Roles
+from atriz_database.run import Options, ignore, locate, look_at, noticing
+from atriz_database.settings import EMBEDDED, Target
+from atriz_database.workspace import Workspace
+
+T = TypeVar("T")
+# Roles belong to the server: who else makes or changes one at the same moment is met here, with nothing done.
+_TRANSIENT = (
+    errors.DeadlockDetected,
+    errors.DuplicateObject,
+    errors.InternalError_,  # "tuple concurrently updated"
+    errors.LockNotAvailable,
+    errors.SerializationFailure,
+    errors.UniqueViolation,
+)
+_LONGEST_PAUSE = 1.0  # seconds
+_LEFT = "not granted"
+_MAINTENANCE = "postgres"
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What every package's part of a run has to know of the others."""
+
+    rotate: bool
+    by_name: Mapping[str, Target]
+    """The run's packages."""
+    managed: frozenset[str]
+    """All roles of the workspace."""
+    at_head: frozenset[str]
+    """Packages whose databases have all that the manifests can speak of."""
+
+    def dependents(self, package: str) -> list[Target]:
+        """Return the run's packages that depend on one."""
+        return [target for target in self.by_name.values() if package in target.package.requires]
+
+
+@dataclass(slots=True)
+class _Done:
+    """What one transaction has done."""
+
+    made: list[str]
+    changed: list[str]
+    rotated: list[str]
+    settled: Settled
+
+    @property
+    def is_nothing(self) -> bool:
+        return not (self.made or self.changed or self.rotated or self.settled.moved or self.settled.change)
+
+
+def grant(
+    workspace: Workspace,
+    name: str | None = None,
+    options: Options = Options(),
+    report: Report = ignore,
+    *,
+    rotate: bool = False,
+    whole_server: bool = False,
+) -> list[Outcome]:
+    """Make the roles of the databases where they lack, and give each what it needs and no more; core first.
+
+    A package comes with what it depends on, where its application's role gets what the manifests there say. New
+    passwords are kept for `env --write`; on the embedded server, which asks for none, there are none.
+
+    :param rotate: whether to give every role that signs in a new password.
+    :param whole_server: whether the server is this repository's alone: then nobody else may connect to any of its
+        other databases either, unless they are granted that.
+
+    Raise `AtrizError` if the run cannot begin; what fails for one package is in its outcome.
+    """
+    packages = workspace.select(name, dependencies=not options.only)
+    found = locate(workspace, packages, report)
+    targets = [settings.administrator(target) for target in found]
+    looks, failed = look_at(targets, options, reads_revisions=False)
+    for each in looks:
+        if each.state == "missing" and each.error is not None:
+            failed[each.target.package.name] = each.error
+    databases_ = {package.database for package in workspace.packages} | {target.database for target in targets}
+    plan = _Plan(
+        rotate,
+        {target.package.name: target for target in targets},
+        frozenset(name for database in databases_ for name in roles.of(database).names),
+        frozenset(each.target.package.name for each in looks if each.state == "up-to-date"),
+    )
+    outcomes = fleet.run(targets, fleet.whole(partial(_grant, options, plan)), report, failed=failed)
+    outcomes = [_failed_if_left(outcome) for outcome in outcomes]
+    if all(outcome.state == "done" for outcome in outcomes):
+        outcomes = _mind_other_databases(targets, outcomes, databases_, whole_server, report)
+    return outcomes
+
+
+def _grant(options: Options, plan: _Plan, target: Target, report: Report) -> None:
+    started = time.perf_counter()
+    name, database = target.package.name, target.database
+    with lock.held(target, wait=options.lock_wait, notify=noticing(target, report)) as connection:
+        label.check(target, label.read(connection))
+        try:
+            done = _again(lambda: _in_transaction(connection, options, plan, target), options.retries)
+        except errors.InsufficientPrivilege as error:
+            raise ServerError(
+                f"{connection.info.user} may not do what grant does ({target.url}, from {target.origin}): "
+                f"{databases.said(error)}. It takes a superuser, or a role with CREATEROLE and CREATEDB that owns the "
+                "database or has made its roles. Name one in PGUSER and PGPASSWORD, with PGHOST, in the process "
+                "environment or the root .env. Nothing was changed."
+            ) from None
+    for act in _acts(done):
+        report(replace(act, package=name, database=database))
+    if done.settled.left:
+        text = f"{connection.info.user} may not change what belongs to others; have a superuser run in {database}: "
+        report(Act(name, database, _LEFT, detail=text + "; ".join(done.settled.left), kind="warning"))
+    if done.settled.unknown:
+        text = f"the database has no {', '.join(done.settled.unknown)}, which "
+        text += f"{target.package.shown(target.package.folder / 'pyproject.toml')} grants to dependents"
+        is_mistaken = name in plan.at_head
+        text += ": correct it" if is_mistaken else "; they get it once that is migrated"
+        report(Act(name, database, _LEFT if is_mistaken else "not granted yet", detail=text, kind="warning"))
+    if done.is_nothing:
+        report(Act(name, database, "up to date", seconds=time.perf_counter() - started))
+
+
+def _failed_if_left(outcome: Outcome) -> Outcome:
+    """Return the outcome as a failure if something was left: none that would have kept other packages from their turn."""
+    left = " ".join(act.detail for act in outcome.acts if act.what == _LEFT)
+    if outcome.state != "done" or not left:
+        return outcome
+    return replace(outcome, state="failed", status=1, error=f"the rest is done, and this is left: {left}.")
+
+
+def _in_transaction(connection: Connection, options: Options, plan: _Plan, target: Target) -> _Done:
+    """Make roles and rights what they should be, all of it or nothing, the new passwords kept before it is final."""
+    own = roles.of(target.database)
+    others = {roles.of(each.database).app: each for each in plan.dependents(target.package.name)}
+    kept: list[tuple[str, str | None]] = []
+    try:
+        with connection.transaction():
+            rights.limit(connection, options.lock_timeout)
+            made, changed = _settle_roles(connection, plan, target, own, list(others))
+            given = [] if target.origin == EMBEDDED else [each for each in made if each != own.dependents]
+            rotated = []
+            if plan.rotate and target.origin != EMBEDDED:
+                elsewhere = [role for role, each in others.items() if not _same_server(each, target)]
+                rotated = [each for each in (own.owner, own.app, *elsewhere) if each not in given]
+            for role in (*given, *rotated):
+                password, statement = roles.new_password(connection, role)
+                connection.execute(statement)
+                kept.append((role, _kept(target, role)))
+                _keep(target, role, password)
+            settled = rights.settle(connection, own, target.package.dependents, plan.managed)
+    except BaseException:
+        # What was not committed is no password of theirs.
+        for role, before in kept:
+            with suppress(AtrizError):
+                _keep(target, role, before)
+        raise
+    return _Done(made, changed, rotated, settled)
+
+
+def _settle_roles(
+    connection: Connection, plan: _Plan, target: Target, own: Roles, others: list[str]
+) -> tuple[list[str], list[str]]:
+    """Make the roles and their memberships, those of dependents' applications too; return which, and what changed."""
+    # In development the owner makes scratch databases for `check` and `verify`, and its own again on `reset`.
+    owner = Role(own.owner, createdb=target.environment != "production")
+    wanted = [owner, Role(own.app), Role(own.dependents, login=False), *(Role(name) for name in others)]
+    there = roles.existing(connection, [role.name for role in wanted])
+    steps = roles.settling(there, wanted)
+    made = [step.role for step in steps if step.role not in there]
+    for step in steps:
+        connection.execute(step.statement)
+    acting = roles.acting(connection, [own.owner]) if steps or own.owner in there else []
+    for step in acting:
+        connection.execute(step.statement)
+    found = roles.memberships(connection, [own.owner, own.app, *others])
+    # As a member of the application's role the owner sees what its connections are at, and may end them.
+    should_be = {(own.app, own.owner), *((own.dependents, name) for name in others)}
+    superfluous = [each for each in found if each not in should_be and _is_wrong(plan, target, own, *each)]
+    joining = roles.joining(connection, found, should_be, superfluous)
+    for step in joining:
+        connection.execute(step.statement)
+    return made, [f"{step.role} {step.text}" for step in (*steps, *joining) if step.role not in made]
+
+
+def _is_wrong(plan: _Plan, target: Target, own: Roles, group: str, member: str) -> bool:
+    """Whether a membership of this package's roles is one that nothing here wants."""
+    if member not in (own.owner, own.app):
+        return False  # Told of where it belongs.
+    needed = [plan.by_name[name] for name in target.package.requires if name in plan.by_name]
+    if member == own.app and group in {roles.of(each.database).dependents for each in needed}:
+        return False
+    # Packages that this tree or run leaves out have such roles as well.
+    return not (member == own.app and group.endswith("_dependents") and group not in plan.managed)
+
+
+def _again(work: Callable[[], T], retries: int = 5) -> T:
+    """Do `work`, and again where another run on the server was in its way."""
+    for attempt in range(retries + 1):
+        try:
+            return work()
+        except _TRANSIENT:
+            if attempt == retries:
+                raise
+            time.sleep(min(0.05 * 2**attempt, _LONGEST_PAUSE) * random.uniform(0.5, 1))  # noqa: S311
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _same_server(one: Target, other: Target) -> bool:
+    return one.url is not None and other.url is not None and one.url.place[:2] == other.url.place[:2]
+
+
+def _kept(target: Target, role: str) -> str | None:
+    assert target.url is not None, "a located target has a URL"
+    return passwords.read(target.package.root, target.url, role)
+
+
+def _keep(target: Target, role: str, password: str | None) -> None:
+    assert target.url is not None, "a located target has a URL"
+    passwords.write(target.package.root, target.url, role, password)
+
+
+def _acts(done: _Done) -> Iterator[Act]:
+    if done.made:
+        yield Act("", "", "made", ", ".join(done.made))
+    for text in done.changed:
+        yield Act("", "", "changed", text)
+    if done.rotated:
+        yield Act("", "", "rotated", ", ".join(done.rotated), "new passwords")
+    yield from settled_acts(done.settled)
+
+
+def settled_acts(settled: Settled) -> Iterator[Act]:
+    """Yield what was done to a database's rights; whose database it is stays open."""
+    if settled.moved:
+        by_kind: dict[str, list[str]] = {}
+        for each in settled.moved:
+            by_kind.setdefault(each.kind, []).append(each.name)
+        detail = ", ".join(
+            f"{kind} {names[0].removeprefix('public.')}" if len(names) == 1 else f"{len(names)} of kind {kind}"
+            for kind, names in by_kind.items()
+        )
+        yield Act("", "", "owned", "by its owner now", detail)
+    for what, part in (("revoked", settled.change.superfluous), ("granted", settled.change.missing)):
+        for grantee, texts in rights.described(part).items():
+            yield Act("", "", what, grantee, "; ".join(texts))
+
+
+def _mind_other_databases(
+    targets: Sequence[Target], outcomes: Sequence[Outcome], ours: Collection[str], whole_server: bool, report: Report
+) -> list[Outcome]:
+    """Close the servers' other databases to everybody, or tell which are open."""
+    servers = {target.url.place[:2]: target for target in targets if target.url is not None}
+    closed: dict[str, list[Act]] = {}
+    for target in servers.values():
+        name = target.package.name
+        with databases.maintenance(target, purpose="grant") as connection:
+            if whole_server:
+                owners = [roles.of(each.database).owner for each in targets if _same_server(each, target)]
+                for act in _closed(connection, ours, owners):
+                    act = replace(act, package=name, database=target.database)
+                    report(act)
+                    closed.setdefault(name, []).append(act)
+            elif target.origin != EMBEDDED and (opened := rights.open_databases(connection, ours)):
+                text = (
+                    f"{', '.join(opened)} on the same server: PUBLIC has CONNECT there, and so have these roles. If "
+                    "the server is this repository's alone, `atriz grant --whole-server` closes them"
+                )
+                report(Act(name, target.database, "not closed", detail=text, kind="warning"))
+    return [replace(each, acts=(*each.acts, *closed.get(each.package, ()))) for each in outcomes]
+
+
+def _closed(connection: Connection, ours: Collection[str], owners: Sequence[str]) -> list[Act]:
+    def close() -> list[str]:
+        with connection.transaction():
+            return rights.close(connection, ours, owners, _MAINTENANCE)
+
+    return [Act("", "", "revoked", "PUBLIC", f"CONNECT, TEMPORARY on database {each}") for each in _again(close)]
