@@ -59,7 +59,8 @@ class Thing:
     owner: str
     acts: bool
     """Whether the current role may do what only the owner may."""
-    columns: tuple[str, ...]
+    columns: list[str]
+    """Of a table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +120,10 @@ def read(connection: Connection, names: Roles) -> State:
 
     :param names: the database's own roles.
     """
-    owner = sql.Literal(names.owner)
     with connection.transaction(force_rollback=True):
         connection.execute(_SETTINGS)
-        things = [Thing(*row[:-1], tuple(row[-1])) for row in connection.execute(_THINGS)]
-        rows = connection.execute(sql.SQL(_RIGHTS).format(owner=owner)).fetchall()
+        things = [Thing(*row) for row in connection.execute(_THINGS)]
+        rows = connection.execute(_RIGHTS, {"owner": names.owner}).fetchall()
     return State(tuple(things), frozenset(Right(*row) for row in rows))
 
 
@@ -199,7 +199,7 @@ def foreign(connection: Connection, owner: str) -> list[Foreign]:
     """
     with connection.transaction(force_rollback=True):
         connection.execute(_SETTINGS)
-        rows = connection.execute(sql.SQL(_FOREIGN).format(owner=sql.Literal(owner))).fetchall()
+        rows = connection.execute(_FOREIGN, {"owner": owner}).fetchall()
     found = []
     for kind, name, theirs, acts in rows:
         statement = f"ALTER {_CLAUSES.get(kind, kind.upper())} {name} OWNER TO {_quoted(owner)}"
@@ -388,7 +388,7 @@ _SETTINGS = """
     SET LOCAL jit = off;
 """
 
-_BASE = """
+_BASE = sql.SQL("""
 WITH extended AS (
     SELECT classid AS class, objid AS id FROM pg_depend WHERE deptype = 'e'
 ), schema AS (
@@ -415,22 +415,17 @@ WITH extended AS (
 ), own AS (
     SELECT * FROM thing t WHERE NOT EXISTS (SELECT FROM extended e WHERE e.class = t.class AND e.id = t.id)
 )
-"""
+""")
 
-_THINGS = (
-    _BASE
-    + """
+_THINGS = _BASE + sql.SQL("""
 SELECT kind, name, schema, plain, pg_get_userbyid(owner), pg_has_role(owner, 'USAGE'),
        coalesce((SELECT array_agg(attname::text) FROM pg_attribute
                  WHERE kind = 'table' AND attrelid = id AND attnum > 0 AND NOT attisdropped), '{}')
 FROM own ORDER BY kind, name
-"""
-).encode()
+""")
 
 # acldefault() writes sequences with a small s.
-_RIGHTS = (
-    _BASE
-    + """
+_RIGHTS = _BASE + sql.SQL("""
 , acl (kind, name, owner, suffix, acl) AS (
     SELECT kind, name, owner, '', acl FROM own
     UNION ALL
@@ -442,19 +437,18 @@ _RIGHTS = (
     FROM pg_roles o CROSS JOIN (VALUES ('n', 'SCHEMAS'), ('r', 'TABLES'), ('S', 'SEQUENCES'), ('f', 'FUNCTIONS'))
              AS later (type, what)
     LEFT JOIN pg_default_acl ON defaclrole = o.oid AND defaclnamespace = 0 AND defaclobjtype = type::"char"
-    WHERE rolname = {owner}
+    WHERE rolname = %(owner)s
     UNION ALL
     SELECT 'default', what || ' IN SCHEMA ' || quote_ident(nspname), o.oid, '', defaclacl
     FROM pg_default_acl JOIN pg_roles o ON o.oid = defaclrole JOIN pg_namespace n ON n.oid = defaclnamespace
     JOIN (VALUES ('r', 'TABLES'), ('S', 'SEQUENCES'), ('f', 'FUNCTIONS')) AS later (type, what)
         ON defaclobjtype = type::"char"
-    WHERE rolname = {owner}
+    WHERE rolname = %(owner)s
 )
 SELECT DISTINCT kind, name, CASE grantee WHEN 0 THEN '' ELSE pg_get_userbyid(grantee)::text END,
        privilege_type || suffix, is_grantable
 FROM acl, aclexplode(acl) WHERE grantee <> owner
-"""
-)
+""")
 
 # A sequence of a column goes with its table. Of schema public its owner is from 15 on whoever owns the database.
 _FOREIGN = """
@@ -490,7 +484,7 @@ WITH extended AS (
 )
 SELECT i.type, i.identity, pg_get_userbyid(owner)::text, pg_has_role(owner, 'USAGE')
 FROM thing t, pg_identify_object(class, id, 0) AS i
-WHERE pg_get_userbyid(owner) <> {owner}
+WHERE pg_get_userbyid(owner) <> %(owner)s
   AND NOT EXISTS (SELECT FROM extended e WHERE e.class = t.class AND e.id = t.id)
 ORDER BY rank, 1, 2
 """

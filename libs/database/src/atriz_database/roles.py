@@ -10,6 +10,7 @@ import hashlib
 import secrets
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import LiteralString
 
 from psycopg import sql
 
@@ -109,15 +110,15 @@ def settling(there: Mapping[str, frozenset[str]], wanted: Sequence[Role]) -> lis
     for role in wanted:
         name = sql.Identifier(role.name)
         if role.name not in there:
-            words = sql.SQL(" ").join(map(sql.SQL, sorted(role.attributes)))  # type: ignore[arg-type]
+            words = sql.SQL(" ").join(map(sql.SQL, sorted(role.attributes)))
             steps.append(Step(role.name, "is made", sql.SQL("CREATE ROLE {} {}").format(name, words)))
             continue
         # Only what differs: to name some attributes at all takes a superuser.
         lacking, too_much = sorted(role.attributes - there[role.name]), sorted(there[role.name] - role.attributes)
-        words = " ".join([*lacking, *(f"NO{word}" for word in too_much)])
-        if words:
-            statement = sql.SQL("ALTER ROLE {} {}").format(name, sql.SQL(words))  # type: ignore[arg-type]
-            steps.append(Step(role.name, f"is {words} now", statement))
+        changes = [*lacking, *(f"NO{word}" for word in too_much)]
+        if changes:
+            statement = sql.SQL("ALTER ROLE {} {}").format(name, sql.SQL(" ").join(map(sql.SQL, changes)))
+            steps.append(Step(role.name, f"is {' '.join(changes)} now", statement))
     return steps
 
 
@@ -175,8 +176,8 @@ def joining(
     return steps
 
 
-def _membership(statement: str, group: str, member: str) -> sql.Composed:
-    return sql.SQL(statement).format(sql.Identifier(group), sql.Identifier(member))  # type: ignore[arg-type]
+def _membership(statement: LiteralString, group: str, member: str) -> sql.Composed:
+    return sql.SQL(statement).format(sql.Identifier(group), sql.Identifier(member))
 
 
 def acting(connection: Connection, names: Sequence[str]) -> list[Step]:

@@ -172,20 +172,16 @@ def direct_variable(target: Target) -> str:
 def administrator(target: Target, environ: Mapping[str, str] | None = None) -> Target:
     """Return the target as its server's administrator reaches it, who may do more than the owner in its ``.env`` may.
 
-    That is whom ``PG*`` name in the process environment or the root ``.env``, if they lead to the target's server. A
-    URL in the process environment is taken as it is.
+    That is whom ``PG*`` name in the process environment or the root ``.env``, if the URL stands in the package's own
+    ``.env`` and leads to the same server. A URL in the process environment is taken as it is.
 
     :param target: a target of administration.
     """
     environ = os.environ if environ is None else environ
-    if (
-        target.url is None
-        or not target.origin.startswith(f"{target.package.variable} ")
-        and not (target.origin.startswith(f"DIRECT_{target.package.variable} "))
-    ):
-        return target
-    server, origin = _server(_Files(target.package.root).root, environ)
-    if server is None or target.origin.endswith(PROCESS):
+    forms = _forms(target.package.variable, administrative=True)
+    in_file = [name for name in forms if target.origin.startswith(f"{name} in {target.package.folder / '.env'}")]
+    server, origin = _server(_Files(target.package.root).root, environ) if in_file else (None, "")
+    if server is None or target.url is None:
         return target
     url = DatabaseURL({**server, "dbname": target.database})
     if url.place != target.url.place:

@@ -101,10 +101,8 @@ def _grant(call: Call) -> int:
         rotate=given.rotate,
         whole_server=given.whole_server,
     )
-    status = call.output.finish(outcomes)
-    if any(act.what in ("made", "rotated") for outcome in outcomes for act in outcome.acts):
-        call.output.text("`atriz env --write` puts the roles and their passwords into the packages' .env files")
-    return status
+    again = " ".join(filter(None, ["atriz grant", given.package, "--only" if call.options.only else ""]))
+    return call.output.finish(outcomes, again)
 
 
 VERBS: Mapping[str, Verb] = {

@@ -34,6 +34,7 @@ _TRANSIENT = (
 )
 _LONGEST_PAUSE = 1.0  # seconds
 _LEFT = "not granted"
+_TAKEN = "`atriz env --write` takes the new passwords"
 _MAINTENANCE = "postgres"
 
 
@@ -59,6 +60,8 @@ class _Done:
     """What one transaction has done."""
 
     made: list[str]
+    signing_in: list[str]
+    """Those of them that got a password."""
     changed: list[str]
     rotated: list[str]
     settled: Settled
@@ -139,7 +142,7 @@ def _grant(options: Options, plan: _Plan, target: Target, report: Report) -> Non
 
 
 def _failed_if_left(outcome: Outcome) -> Outcome:
-    """Return the outcome as a failure if something was left: none that would have kept other packages from their turn."""
+    """Return the outcome as a failure if something was left. Only now: other packages were not to wait for that."""
     left = " ".join(act.detail for act in outcome.acts if act.what == _LEFT)
     if outcome.state != "done" or not left:
         return outcome
@@ -172,7 +175,7 @@ def _in_transaction(connection: Connection, options: Options, plan: _Plan, targe
             with suppress(AtrizError):
                 _keep(target, role, before)
         raise
-    return _Done(made, changed, rotated, settled)
+    return _Done(made, given, changed, rotated, settled)
 
 
 def _settle_roles(
@@ -239,11 +242,11 @@ def _keep(target: Target, role: str, password: str | None) -> None:
 
 def _acts(done: _Done) -> Iterator[Act]:
     if done.made:
-        yield Act("", "", "made", ", ".join(done.made))
+        yield Act("", "", "made", ", ".join(done.made), _TAKEN if done.signing_in else "")
     for text in done.changed:
         yield Act("", "", "changed", text)
     if done.rotated:
-        yield Act("", "", "rotated", ", ".join(done.rotated), "new passwords")
+        yield Act("", "", "rotated", ", ".join(done.rotated), _TAKEN)
     yield from settled_acts(done.settled)
 
 
