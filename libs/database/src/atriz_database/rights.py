@@ -12,11 +12,11 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import psycopg
 from psycopg import sql
 
 from atriz_database import label, roles
-from atriz_database.databases import Connection
-from atriz_database.errors import ServerError
+from atriz_database.databases import Connection, Notify, said
 from atriz_database.roles import Roles
 from atriz_database.settings import Target
 from atriz_database.workspace import Dependents
@@ -240,26 +240,45 @@ def settle(connection: Connection, names: Roles, dependents: Dependents, managed
     )
 
 
-def renew(connection: Connection, target: Target, *, lock_timeout: float = _LOCK_SECONDS) -> Settled | None:
-    """Make a database's rights what they should be once something was made in it, `None` where it has no roles.
+def differences(
+    connection: Connection, names: Roles, dependents: Dependents, managed: Collection[str]
+) -> tuple[tuple[str, ...], list[tuple[str, str]]]:
+    """Return what the manifest names in vain, and how the database is not as :func:`settle` would leave it.
 
-    The caller holds the database's lock on `connection`, which is in autocommit.
+    The latter as pairs of a role or an object, and a sentence. Changes nothing.
+    """
+    found = [(f"{each.kind} {each.name}", f"it belongs to {each.owner}") for each in foreign(connection, names.owner)]
+    state = read(connection, names)
+    should_be, unknown = wanted(state, names, dependents)
+    change = compare(state, should_be, managed)
+    for what, part in (("lacks", change.missing), ("has", change.superfluous)):
+        found += [(grantee, f"it {what} {'; '.join(texts)}") for grantee, texts in described(part).items()]
+    return unknown, found
 
-    :param lock_timeout: seconds to wait for a table that gets another owner.
 
-    Raise `ServerError` if the current role may not act for the owner, and `psycopg.Error` if the server refuses.
+def renew(connection: Connection, target: Target, notify: Notify) -> None:
+    """Make a database's rights what they should be, once something was made in it; where it has roles.
+
+    What the owner made has its rights already, but for those of dependents. The caller holds the database's lock on
+    `connection`, which is in autocommit. What cannot be done is told: whatever was made is there all the same.
+
+    :param notify: gets a line about what is left to be done.
     """
     names = roles.of(target.database)
     if len(roles.existing(connection, names.names)) < len(names.names):
-        return None
-    with connection.transaction():
-        limit(connection, lock_timeout)
-        if acting := roles.acting(connection, [names.owner]):
-            raise ServerError(
-                f"{acting[0].role} is not a member of {names.owner}, which owns {target.database}: what it has made "
-                f"stays its own. Sign in as {names.owner}, or run `atriz grant {target.package.name}`."
-            )
-        return settle(connection, names, target.package.dependents, names.names)
+        return
+    again = f"`atriz grant {target.package.name}` as the server's administrator does the rest"
+    try:
+        with connection.transaction():
+            limit(connection, _LOCK_SECONDS)
+            if acting := roles.acting(connection, [names.owner]):
+                notify(f"rights are not renewed: {acting[0].role} is no member of {names.owner}; {again}")
+                return
+            settled = settle(connection, names, target.package.dependents, names.names)
+        if settled.left:
+            notify(f"rights are renewed but for what belongs to others: {again}")
+    except psycopg.Error as error:
+        notify(f"rights are not renewed: {said(error)}; {again}")
 
 
 def limit(connection: Connection, seconds: float) -> None:

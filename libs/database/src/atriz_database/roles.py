@@ -18,6 +18,7 @@ from atriz_database.databases import Connection
 
 _LONGEST_NAME = 63  # PostgreSQL cuts longer ones off, in bytes.
 _PASSWORD_BYTES = 24
+_DEPENDENTS = "_dependents"
 _ATTRIBUTES = {
     "rolcanlogin": "LOGIN",
     "rolcreatedb": "CREATEDB",
@@ -77,7 +78,7 @@ def of(database: str) -> Roles:
     >>> of("mextrack_db")
     Roles(owner='mextrack_db_owner', app='mextrack_db_app', dependents='mextrack_db_dependents')
     """
-    return Roles(*(_name(database, suffix) for suffix in ("_owner", "_app", "_dependents")))
+    return Roles(*(_name(database, suffix) for suffix in ("_owner", "_app", _DEPENDENTS)))
 
 
 def _name(database: str, suffix: str) -> str:
@@ -87,6 +88,15 @@ def _name(database: str, suffix: str) -> str:
     # Two long names that begin alike must not share a role.
     suffix = f"_{hashlib.sha256(database.encode()).hexdigest()[:8]}{suffix}"
     return database.encode()[: _LONGEST_NAME - len(suffix)].decode(errors="ignore") + suffix
+
+
+def wanted(own: Roles, *, in_production: bool) -> list[Role]:
+    """Return how the roles of a database should be.
+
+    :param in_production: elsewhere the owner may make databases: scratch ones for `check`, `verify` and `new`, and its
+        own anew for `reset`.
+    """
+    return [Role(own.owner, createdb=not in_production), Role(own.app), Role(own.dependents, login=False)]
 
 
 def existing(connection: Connection, names: Collection[str]) -> dict[str, frozenset[str]]:
@@ -102,7 +112,7 @@ def existing(connection: Connection, names: Collection[str]) -> dict[str, frozen
 
 
 def settling(there: Mapping[str, frozenset[str]], wanted: Sequence[Role]) -> list[Step]:
-    """Return the statements that make the roles that are missing, and mend those that are otherwise than they should.
+    """Return the statements that make the roles that are missing, and change those that are not as they should be.
 
     :param there: what :func:`existing` returned.
     """
@@ -129,14 +139,47 @@ def new_password(connection: Connection, role: str) -> tuple[str, sql.Composed]:
     return password, sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(role), sql.Literal(verifier))
 
 
-Membership = tuple[str, str]
-"""A role, and one of its members."""
+def joining(
+    connection: Connection, own: Roles, dependents: Collection[str], needs: Collection[str], managed: Collection[str]
+) -> list[Step]:
+    """Return the statements that make the memberships of a database's roles what they should be.
+
+    As a member of the application's role the owner sees what its connections are at, and may end them.
+
+    :param dependents: the roles of the dependents' applications, which are to have what dependents have.
+    :param needs: what the package's own application is a member of elsewhere.
+    :param managed: all roles of the workspace. Packages that this tree leaves out have roles as well.
+    """
+    wanted = {(own.app, own.owner), *((own.dependents, name) for name in dependents)}
+    there = _memberships(connection, [own.owner, own.app, *dependents])
+    allowed = wanted | {(group, own.app) for group in needs}
+    superfluous = [
+        (group, member)
+        for group, member in there
+        if member in (own.owner, own.app)
+        and (group, member) not in allowed
+        and not (member == own.app and group.endswith(_DEPENDENTS) and group not in managed)
+    ]
+    steps = []
+    # To become the other role, as with SET ROLE, is not what a membership is for here; before 16 it cannot be denied.
+    options: LiteralString = " WITH INHERIT TRUE, SET FALSE" if connection.info.server_version >= 160000 else ""
+    for group, member in sorted(superfluous):
+        text = f"is no member of {group} any more"
+        steps.append(Step(member, text, _membership("REVOKE {} FROM {} CASCADE", group, member)))
+    for group, member in sorted(wanted):
+        if there.get((group, member)):
+            continue
+        if (group, member) in there:
+            statement = _membership("REVOKE ADMIN OPTION FOR {} FROM {} CASCADE", group, member)
+            steps.append(Step(member, f"lets nobody else into {group}", statement))
+        steps.append(Step(member, f"is a member of {group}", _membership("GRANT {} TO {}" + options, group, member)))
+    return steps
 
 
-def memberships(connection: Connection, members: Collection[str]) -> dict[Membership, bool]:
-    """Return what the roles are members of, and whether each membership is as it should be.
+def _memberships(connection: Connection, members: Collection[str]) -> dict[tuple[str, str], bool]:
+    """Return what the roles are members of, group before member, and whether each membership is as it should be.
 
-    That is, it hands on what the role has, and does not let the member pass it on.
+    That is, the member has what the group has, and cannot pass it on.
     """
     inherits = "inherit_option" if connection.info.server_version >= 160000 else "true"
     query = f"""
@@ -145,35 +188,6 @@ def memberships(connection: Connection, members: Collection[str]) -> dict[Member
         WHERE m.rolname = ANY (%s) GROUP BY 1, 2
     """  # noqa: S608 -- one of two words
     return {(group, member): good for group, member, good in connection.execute(query.encode(), [list(members)])}
-
-
-def joining(
-    connection: Connection,
-    there: Mapping[Membership, bool],
-    wanted: Collection[Membership],
-    superfluous: Collection[Membership],
-) -> list[Step]:
-    """Return the statements that make memberships as they should be.
-
-    :param there: what :func:`memberships` returned.
-    """
-    steps = []
-    # To become the other role, as with SET ROLE, is not what a membership is for here; before 16 it cannot be denied.
-    options = " WITH INHERIT TRUE, SET FALSE" if connection.info.server_version >= 160000 else ""
-    for group, member in sorted(superfluous):
-        text = f"is no member of {group} any more"
-        steps.append(Step(member, text, _membership("REVOKE {} FROM {} CASCADE", group, member)))
-    for group, member in sorted(wanted):
-        if there.get((group, member)):
-            continue
-        if (group, member) in there:
-            steps.append(
-                Step(
-                    member, "may not pass on", _membership("REVOKE ADMIN OPTION FOR {} FROM {} CASCADE", group, member)
-                )
-            )
-        steps.append(Step(member, f"is a member of {group}", _membership("GRANT {} TO {}" + options, group, member)))
-    return steps
 
 
 def _membership(statement: LiteralString, group: str, member: str) -> sql.Composed:

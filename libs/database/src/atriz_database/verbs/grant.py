@@ -17,7 +17,7 @@ from atriz_database.databases import Connection
 from atriz_database.errors import AtrizError, ServerError
 from atriz_database.fleet import Act, Outcome, Report
 from atriz_database.rights import Settled
-from atriz_database.roles import Role, Roles
+from atriz_database.roles import Role, Roles, Step
 from atriz_database.run import Options, ignore, locate, look_at, noticing
 from atriz_database.settings import EMBEDDED, Target
 from atriz_database.workspace import Workspace
@@ -43,16 +43,11 @@ class _Plan:
     """What every package's part of a run has to know of the others."""
 
     rotate: bool
-    by_name: Mapping[str, Target]
-    """The run's packages."""
-    managed: frozenset[str]
-    """All roles of the workspace."""
+    targets: tuple[Target, ...]
+    databases: Mapping[str, str]
+    """Of every package of the workspace."""
     at_head: frozenset[str]
     """Packages whose databases have all that the manifests can speak of."""
-
-    def dependents(self, package: str) -> list[Target]:
-        """Return the run's packages that depend on one."""
-        return [target for target in self.by_name.values() if package in target.package.requires]
 
 
 @dataclass(slots=True)
@@ -98,18 +93,28 @@ def grant(
     for each in looks:
         if each.state == "missing" and each.error is not None:
             failed[each.target.package.name] = each.error
-    databases_ = {package.database for package in workspace.packages} | {target.database for target in targets}
-    plan = _Plan(
-        rotate,
-        {target.package.name: target for target in targets},
-        frozenset(name for database in databases_ for name in roles.of(database).names),
-        frozenset(each.target.package.name for each in looks if each.state == "up-to-date"),
-    )
+    names = database_names(workspace, targets)
+    at_head = frozenset(each.target.package.name for each in looks if each.state == "up-to-date")
+    plan = _Plan(rotate, tuple(targets), names, at_head)
     outcomes = fleet.run(targets, fleet.whole(partial(_grant, options, plan)), report, failed=failed)
     outcomes = [_failed_if_left(outcome) for outcome in outcomes]
     if all(outcome.state == "done" for outcome in outcomes):
-        outcomes = _mind_other_databases(targets, outcomes, databases_, whole_server, report)
+        outcomes = _mind_other_databases(targets, outcomes, names.values(), whole_server, report)
     return outcomes
+
+
+def database_names(workspace: Workspace, targets: Sequence[Target]) -> dict[str, str]:
+    """Return the database's name of every package.
+
+    As the settings have it where the run covers the package, else as its manifest does.
+    """
+    found = {package.name: package.database for package in workspace.packages}
+    return found | {target.package.name: target.database for target in targets}
+
+
+def managed(names: Mapping[str, str]) -> frozenset[str]:
+    """Return all roles of the workspace, whose rights are ours to say."""
+    return frozenset(role for database in names.values() for role in roles.of(database).names)
 
 
 def _grant(options: Options, plan: _Plan, target: Target, report: Report) -> None:
@@ -152,12 +157,13 @@ def _failed_if_left(outcome: Outcome) -> Outcome:
 def _in_transaction(connection: Connection, options: Options, plan: _Plan, target: Target) -> _Done:
     """Make roles and rights what they should be, all of it or nothing, the new passwords kept before it is final."""
     own = roles.of(target.database)
-    others = {roles.of(each.database).app: each for each in plan.dependents(target.package.name)}
+    dependents = [each for each in plan.targets if target.package.name in each.package.requires]
+    others = {roles.of(each.database).app: each for each in dependents}
     kept: list[tuple[str, str | None]] = []
     try:
         with connection.transaction():
             rights.limit(connection, options.lock_timeout)
-            made, changed = _settle_roles(connection, plan, target, own, list(others))
+            made, changed = _settle_roles(connection, plan, target, own, others)
             given = [] if target.origin == EMBEDDED else [each for each in made if each != own.dependents]
             rotated = []
             if plan.rotate and target.origin != EMBEDDED:
@@ -168,7 +174,7 @@ def _in_transaction(connection: Connection, options: Options, plan: _Plan, targe
                 connection.execute(statement)
                 kept.append((role, _kept(target, role)))
                 _keep(target, role, password)
-            settled = rights.settle(connection, own, target.package.dependents, plan.managed)
+            settled = rights.settle(connection, own, target.package.dependents, managed(plan.databases))
     except BaseException:
         # What was not committed is no password of theirs.
         for role, before in kept:
@@ -179,39 +185,24 @@ def _in_transaction(connection: Connection, options: Options, plan: _Plan, targe
 
 
 def _settle_roles(
-    connection: Connection, plan: _Plan, target: Target, own: Roles, others: list[str]
+    connection: Connection, plan: _Plan, target: Target, own: Roles, others: Collection[str]
 ) -> tuple[list[str], list[str]]:
     """Make the roles and their memberships, those of dependents' applications too; return which, and what changed."""
-    # In development the owner makes scratch databases for `check` and `verify`, and its own again on `reset`.
-    owner = Role(own.owner, createdb=target.environment != "production")
-    wanted = [owner, Role(own.app), Role(own.dependents, login=False), *(Role(name) for name in others)]
+    wanted = [*roles.wanted(own, in_production=target.environment == "production"), *map(Role, others)]
     there = roles.existing(connection, [role.name for role in wanted])
-    steps = roles.settling(there, wanted)
-    made = [step.role for step in steps if step.role not in there]
+    making = roles.settling(there, wanted)
+    _run(connection, making)
+    _run(connection, roles.acting(connection, [own.owner]))
+    needs = [roles.of(plan.databases[name]).dependents for name in target.package.requires]
+    joining = roles.joining(connection, own, others, needs, managed(plan.databases))
+    _run(connection, joining)
+    made = [step.role for step in making if step.role not in there]
+    return made, [f"{step.role} {step.text}" for step in (*making, *joining) if step.role not in made]
+
+
+def _run(connection: Connection, steps: Sequence[Step]) -> None:
     for step in steps:
         connection.execute(step.statement)
-    acting = roles.acting(connection, [own.owner]) if steps or own.owner in there else []
-    for step in acting:
-        connection.execute(step.statement)
-    found = roles.memberships(connection, [own.owner, own.app, *others])
-    # As a member of the application's role the owner sees what its connections are at, and may end them.
-    should_be = {(own.app, own.owner), *((own.dependents, name) for name in others)}
-    superfluous = [each for each in found if each not in should_be and _is_wrong(plan, target, own, *each)]
-    joining = roles.joining(connection, found, should_be, superfluous)
-    for step in joining:
-        connection.execute(step.statement)
-    return made, [f"{step.role} {step.text}" for step in (*steps, *joining) if step.role not in made]
-
-
-def _is_wrong(plan: _Plan, target: Target, own: Roles, group: str, member: str) -> bool:
-    """Whether a membership of this package's roles is one that nothing here wants."""
-    if member not in (own.owner, own.app):
-        return False  # Told of where it belongs.
-    needed = [plan.by_name[name] for name in target.package.requires if name in plan.by_name]
-    if member == own.app and group in {roles.of(each.database).dependents for each in needed}:
-        return False
-    # Packages that this tree or run leaves out have such roles as well.
-    return not (member == own.app and group.endswith("_dependents") and group not in plan.managed)
 
 
 def _again(work: Callable[[], T], retries: int = 5) -> T:
@@ -241,17 +232,14 @@ def _keep(target: Target, role: str, password: str | None) -> None:
 
 
 def _acts(done: _Done) -> Iterator[Act]:
+    """Yield what was done; whose database it was done to stays open."""
     if done.made:
         yield Act("", "", "made", ", ".join(done.made), _TAKEN if done.signing_in else "")
     for text in done.changed:
         yield Act("", "", "changed", text)
     if done.rotated:
         yield Act("", "", "rotated", ", ".join(done.rotated), _TAKEN)
-    yield from settled_acts(done.settled)
-
-
-def settled_acts(settled: Settled) -> Iterator[Act]:
-    """Yield what was done to a database's rights; whose database it is stays open."""
+    settled = done.settled
     if settled.moved:
         by_kind: dict[str, list[str]] = {}
         for each in settled.moved:
