@@ -187,9 +187,15 @@ def compare(state: State, should_be: Collection[Right], managed: Collection[str]
     :param managed: the roles whose rights are ours to say. Those of PUBLIC are as well.
     """
     ours = {PUBLIC, *managed}
-    has = {right for right in state.rights if right.grantee in ours}
     should = set(should_be)
-    return Change(tuple(sorted(should - has)), tuple(sorted(has - should)))
+    has, to_hand_on = set(), set()
+    for right in state.rights:
+        if right.grantee in ours:
+            plain = right._replace(grantable=False)
+            has.add(plain)
+            if right.grantable and plain in should:
+                to_hand_on.add(right)
+    return Change(tuple(sorted(should - has)), tuple(sorted(has - should | to_hand_on)))
 
 
 def foreign(connection: Connection, owner: str) -> list[Foreign]:
@@ -252,7 +258,7 @@ def differences(
     should_be, unknown = wanted(state, names, dependents)
     change = compare(state, should_be, managed)
     for what, part in (("lacks", change.missing), ("has", change.superfluous)):
-        found += [(grantee, f"it {what} {'; '.join(texts)}") for grantee, texts in described(part).items()]
+        found += [(role, f"it {what} {text}") for role, texts in described(part).items() for text in texts]
     return unknown, found
 
 
@@ -296,35 +302,43 @@ def statements(change: Change, owner: str) -> list[str]:
 
 def _statements(verb: str, preposition: str, rights: Sequence[Right], owner: str, end: str) -> list[str]:
     found = []
-    for (kind, privileges, grantee), names in grouped(rights).items():
+    for (kind, privileges, grantee, grantable), names in grouped(rights).items():
         role = _quoted(grantee) if grantee else "PUBLIC"
-        listed = ", ".join(map(_privilege, privileges))
+        what = f"{verb} {'GRANT OPTION FOR ' if grantable else ''}{', '.join(map(_privilege, privileges))}"
         if kind != "default":
-            found.append(f"{verb} {listed} ON {_WORDS[kind]} {', '.join(names)} {preposition} {role}{end}")
+            found.append(f"{what} ON {_WORDS[kind]} {', '.join(names)} {preposition} {role}{end}")
             continue
         for name in names:
-            what, _, schema = name.partition(" IN SCHEMA ")
-            place = f" IN SCHEMA {schema}" if schema else ""
-            whose = f"ALTER DEFAULT PRIVILEGES FOR ROLE {_quoted(owner)}{place}"
-            found.append(f"{whose} {verb} {listed} ON {what} {preposition} {role}{end}")
+            made, _, schema = name.partition(" IN SCHEMA ")
+            whose = f"{_quoted(owner)}{f' IN SCHEMA {schema}' if schema else ''}"
+            found.append(f"ALTER DEFAULT PRIVILEGES FOR ROLE {whose} {what} ON {made} {preposition} {role}{end}")
     return found
 
 
-def grouped(rights: Iterable[Right]) -> dict[tuple[str, tuple[str, ...], str], list[str]]:
-    """Return rights by kind of object, privileges and role: the objects that a role has the same on stand together."""
-    privileges: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-    for right in rights:
-        privileges[right.kind, right.name, right.grantee].append(right.privilege)
-    names: dict[tuple[str, tuple[str, ...], str], list[str]] = defaultdict(list)
-    for (kind, name, grantee), found in sorted(privileges.items()):
-        names[kind, tuple(sorted(set(found), key=_order)), grantee].append(name)
+class Group(NamedTuple):
+    """What rights on several objects have in common."""
+
+    kind: str
+    privileges: tuple[str, ...]
+    grantee: str
+    grantable: bool
+
+
+def grouped(rights: Iterable[Right]) -> dict[Group, list[str]]:
+    """Return rights with the objects that a role has the same on standing together."""
+    privileges: dict[tuple[str, str, str, bool], set[str]] = defaultdict(set)
+    for kind, name, grantee, privilege, grantable in rights:
+        privileges[kind, grantee, name, grantable].add(privilege)
+    names: dict[Group, list[str]] = defaultdict(list)
+    for (kind, grantee, name, grantable), found in sorted(privileges.items()):
+        names[Group(kind, tuple(sorted(found, key=_order)), grantee, grantable)].append(name)
     return names
 
 
 def described(rights: Iterable[Right]) -> dict[str, list[str]]:
     """Return rights as a person reads them, by role: ``SELECT, INSERT on 5 tables``."""
     texts: dict[str, list[str]] = defaultdict(list)
-    for (kind, privileges, grantee), names in grouped(rights).items():
+    for (kind, privileges, grantee, grantable), names in grouped(rights).items():
         if kind == "default":
             what = ", ".join(name.lower().replace("in schema", "of schema") for name in names)
             where = f"{what} that are made later"
@@ -332,7 +346,8 @@ def described(rights: Iterable[Right]) -> dict[str, list[str]]:
             where = "the database"
         else:
             where = f"{kind} {names[0].removeprefix('public.')}" if len(names) == 1 else f"{len(names)} {kind}s"
-        texts[grantee or "PUBLIC"].append(f"{', '.join(privileges)} on {where}")
+        option = " WITH GRANT OPTION" if grantable else ""
+        texts[grantee or "PUBLIC"].append(f"{', '.join(privileges)} on {where}{option}")
     return texts
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,18 @@ class Granted:
         """Connect to a database as a role."""
         return psycopg.connect(self.url(role, database), autocommit=True, client_encoding="utf8")
 
+    def tried(self, role: str, database: str, statement: str) -> str:
+        """Try a statement as a role, somebody else being connected; return the SQLSTATE that it fails with."""
+        # Some run in no transaction, and the others are undone.
+        alone = statement.split()[1] in ("DATABASE", "SYSTEM")
+        with psycopg.connect(self.server.url("postgres")), self.connect(role, database) as connection:
+            with nullcontext() if alone else connection.transaction(force_rollback=True):
+                try:
+                    connection.execute(statement.encode())
+                except psycopg.Error as error:
+                    return error.sqlstate or str(error)
+        return ""
+
     def administer(self, database: str, statement: str) -> list[tuple[Any, ...]]:
         """Run a statement as the server's superuser, and return its rows."""
         with psycopg.connect(self.server.url(database), autocommit=True, client_encoding="utf8") as connection:
@@ -96,9 +108,12 @@ def tree(root: Path, running: Second) -> Tree:
 
 
 @contextmanager
-def running(root: Path) -> Iterator[Granted]:
-    """Yield the repository, set up and granted, its server closed to everybody else."""
-    with second.running(settings={"log_statement": "all"}) as server:
+def running(root: Path, programs: Path | None = None) -> Iterator[Granted]:
+    """Yield the repository, set up and granted, its server closed to everybody else.
+
+    :param programs: the folder of the server's programs; the wheel's where it isn't given.
+    """
+    with second.running(programs, settings={"log_statement": "all"}) as server:
         made = tree(root, server)
         for verb in (["setup"], ["grant", "--whole-server"]):
             done = made.atriz(*verb)

@@ -122,11 +122,12 @@ def _grant(options: Options, plan: _Plan, target: Target, report: Report) -> Non
     name, database = target.package.name, target.database
     with lock.held(target, wait=options.lock_wait, notify=noticing(target, report)) as connection:
         label.check(target, label.read(connection))
+        me = connection.info.user
         try:
             done = _again(lambda: _in_transaction(connection, options, plan, target), options.retries)
         except errors.InsufficientPrivilege as error:
             raise ServerError(
-                f"{connection.info.user} may not do what grant does ({target.url}, from {target.origin}): "
+                f"{me} may not do what grant does ({target.url}, from {target.origin}): "
                 f"{databases.said(error)}. It takes a superuser, or a role with CREATEROLE and CREATEDB that owns the "
                 "database or has made its roles. Name one in PGUSER and PGPASSWORD, with PGHOST, in the process "
                 "environment or the root .env. Nothing was changed."
@@ -134,7 +135,7 @@ def _grant(options: Options, plan: _Plan, target: Target, report: Report) -> Non
     for act in _acts(done):
         report(replace(act, package=name, database=database))
     if done.settled.left:
-        text = f"{connection.info.user} may not change what belongs to others; have a superuser run in {database}: "
+        text = f"{me} may not change what belongs to others; have a superuser run in {database}: "
         report(Act(name, database, _LEFT, detail=text + "; ".join(done.settled.left), kind="warning"))
     if done.settled.unknown:
         text = f"the database has no {', '.join(done.settled.unknown)}, which "
@@ -245,7 +246,7 @@ def _acts(done: _Done) -> Iterator[Act]:
         for each in settled.moved:
             by_kind.setdefault(each.kind, []).append(each.name)
         detail = ", ".join(
-            f"{kind} {names[0].removeprefix('public.')}" if len(names) == 1 else f"{len(names)} of kind {kind}"
+            f"{kind} {names[0].removeprefix('public.')}" if len(names) == 1 else f"{len(names)} {kind}s"
             for kind, names in by_kind.items()
         )
         yield Act("", "", "owned", "by its owner now", detail)
