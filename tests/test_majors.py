@@ -112,6 +112,7 @@ def test_the_whole_life_of_all_databases(server: Second) -> None:
     environ = server.environ
     for _ in range(2):
         assert "4 databases created" in run("atriz", "setup", environ=environ)
+        run("atriz", "grant", environ=environ)
         assert {row["state"] for row in json.loads(run("atriz", "status", "--json", environ=environ))} == {"up-to-date"}
         assert "nothing found" in run("atriz", "check", environ=environ)
         assert "20 revisions verified" in run("atriz", "verify", environ=environ)
@@ -131,4 +132,5 @@ def test_the_whole_life_of_all_databases(server: Second) -> None:
             run("alembic", "upgrade", "head", environ=environ, folder=folder)
             assert "No new upgrade operations" in run("alembic", "check", environ=environ, folder=folder)
         run("atriz", "reset", "pshop", "--yes", environ=environ)
+        assert "4 databases, nothing to do" in run("atriz", "grant", environ=environ)
         run("atriz", "drop", "--yes", environ=environ)

@@ -420,6 +420,30 @@ def test_production_owners_make_no_databases(world: Granted) -> None:
     assert world.administer("postgres", query) == [(False,)]
 
 
+def test_a_production_owner_checks_what_it_can(world: Granted) -> None:
+    """Without CREATEDB models are not compared in a database of their own, and check says so."""
+    for name in world.tree.folders:
+        world.administer(f"{name}_db", "UPDATE atriz.label SET environment = 'production'")
+    world.tree.environ["APP_ENV"] = "production"
+    written(world)
+    done = world.tree.atriz("check", "--json")
+    assert done.returncode == 3
+    (told,) = [each for each in json.loads(done.stdout) if each["kind"] == "not checked" and each["package"] == "left"]
+    assert "left_db_owner has no right to create databases" in told["text"]
+
+
+def test_a_right_that_somebody_else_handed_on_is_told(world: Granted) -> None:
+    """Only who gave it can take it: grant fails on it, and does not say that it was revoked."""
+    granting(world)
+    world.administer("left_db", "CREATE ROLE reporting; GRANT SELECT ON atriz.label TO reporting WITH GRANT OPTION")
+    world.administer("left_db", "GRANT USAGE ON SCHEMA atriz TO reporting")
+    world.administer("left_db", "SET ROLE reporting; GRANT SELECT ON atriz.label TO left_db_app")
+    done = world.tree.atriz("grant")
+    assert done.returncode == 1
+    assert 'REVOKE SELECT ON TABLE atriz.label FROM "left_db_app"' in done.stderr
+    assert "revoked" not in done.stdout
+
+
 def test_a_typo_in_the_manifest_is_told(world: Granted) -> None:
     """Functions, tables and columns that the database does not have: grant fails on them, and check finds them."""
     manifest = world.tree.folders["core"] / "pyproject.toml"

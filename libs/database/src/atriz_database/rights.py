@@ -223,14 +223,12 @@ def settle(connection: Connection, names: Roles, dependents: Dependents, managed
     """
     moved = [each for each in foreign(connection, names.owner) if each.acts]
     _run(connection, [each.statement for each in moved])
-    given: set[Right] = set()
-    taken: set[Right] = set()
-    # To revoke a right on a table takes those on its columns along, and to revoke one that was handed on those of
-    # others: so look again.
+    state = read(connection, names)
+    should_be, unknown = wanted(state, names, dependents)
+    first = change = compare(state, should_be, managed)
+    # To revoke a right on a table takes those on its columns along, and one that was handed on takes those of others:
+    # so look again.
     for _ in range(_ROUNDS):
-        state = read(connection, names)
-        should_be, unknown = wanted(state, names, dependents)
-        change = compare(state, should_be, managed)
         acts = {(thing.kind, thing.name) for thing in state.things if thing.acts}
         can = Change(
             *(tuple(each for each in part if _can(each, acts)) for part in (change.missing, change.superfluous))
@@ -238,12 +236,14 @@ def settle(connection: Connection, names: Roles, dependents: Dependents, managed
         if not can:
             break
         _run(connection, statements(can, names.owner))
-        given |= set(can.missing)
-        taken |= set(can.superfluous)
+        state = read(connection, names)
+        change = compare(state, should_be, managed)
     left = [each.statement for each in foreign(connection, names.owner)] + statements(change, names.owner)
-    return Settled(
-        tuple(moved), Change(tuple(sorted(given - taken)), tuple(sorted(taken - given))), tuple(left), unknown
+    done = Change(
+        tuple(each for each in first.missing if each not in change.missing),
+        tuple(each for each in first.superfluous if each not in change.superfluous),
     )
+    return Settled(tuple(moved), done, tuple(left), unknown)
 
 
 def differences(
@@ -351,20 +351,23 @@ def described(rights: Iterable[Right]) -> dict[str, list[str]]:
     return texts
 
 
-def open_databases(connection: Connection, apart_from: Collection[str]) -> list[str]:
-    """Return the server's databases that everybody may connect to, but for some."""
-    return [name for (name,) in connection.execute(_OPEN, [list(apart_from)])]
+def open_databases(connection: Connection, apart_from: Collection[str]) -> dict[str, bool]:
+    """Return the server's databases that everybody may connect to, and whether the current role may change that.
+
+    :param apart_from: the databases that are of no interest.
+    """
+    return dict(connection.execute(_OPEN, [list(apart_from)]).fetchall())
 
 
 def close(connection: Connection, apart_from: Collection[str], owners: Collection[str], maintenance: str) -> list[str]:
-    """Let nobody connect to the server's other databases unless they are granted that. Return those that were open.
+    """Let nobody connect to the server's other databases unless they are granted that. Return those it was done to.
 
     :param apart_from: the databases to leave alone.
     :param owners: the roles that make and drop databases, for which they connect to `maintenance`.
 
     Raise `psycopg.Error` if the current role may not.
     """
-    names = open_databases(connection, apart_from)
+    names = [name for name, acts in open_databases(connection, apart_from).items() if acts]
     if names:
         listed = sql.SQL(", ").join(map(sql.Identifier, names))
         connection.execute(sql.SQL("REVOKE CONNECT, TEMPORARY ON DATABASE {} FROM PUBLIC").format(listed))
@@ -408,7 +411,7 @@ def _quoted(name: str) -> str:
 
 
 _OPEN = """
-    SELECT datname FROM pg_database d
+    SELECT datname, pg_has_role(datdba, 'USAGE') FROM pg_database d
     WHERE datallowconn AND datconnlimit <> -2 AND datname <> ALL (%s) AND EXISTS (
         SELECT FROM aclexplode(coalesce(datacl, acldefault('d', datdba)))
         WHERE grantee = 0 AND privilege_type = 'CONNECT')

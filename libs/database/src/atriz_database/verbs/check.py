@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atriz_database import databases, head, label, requirements, rights, roles
-from atriz_database.errors import AtrizError, MigrationError, RevisionError
+from atriz_database.errors import AtrizError, MigrationError, RevisionError, ServerError
 from atriz_database.look import Look
 from atriz_database.run import Options, ignore, locate, look_at, read
 from atriz_database.settings import Target
@@ -147,8 +147,11 @@ def _in_database(seen: Look) -> Iterator[Finding]:
     for difference in migrations.differences(migrations.Run(seen.target)):
         yield Finding(package.name, "drift", difference, "autogenerate would write it: models and database differ")
     metadata = migrations.metadata_of(package)
-    for odd in drift.models(seen.target, migrations.load_metadata(metadata)):
-        yield Finding(package.name, "drift", " ".join(odd.identity), str(odd))
+    try:
+        for odd in drift.models(seen.target, migrations.load_metadata(metadata)):
+            yield Finding(package.name, "drift", " ".join(odd.identity), str(odd))
+    except ServerError as error:
+        yield Finding(package.name, "not checked", "models", str(error))
     for path in migrations.unimported(metadata):
         text = "it defines models that are never imported: no revision will have their tables"
         yield Finding(package.name, "drift", package.shown(path), text)

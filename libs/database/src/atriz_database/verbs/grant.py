@@ -270,10 +270,11 @@ def _mind_other_databases(
                     act = replace(act, package=name, database=target.database)
                     report(act)
                     closed.setdefault(name, []).append(act)
-            elif target.origin != EMBEDDED and (opened := rights.open_databases(connection, ours)):
+            # On the embedded server nothing tells roles from one another before they have connected.
+            if (target.origin != EMBEDDED or whole_server) and (opened := rights.open_databases(connection, ours)):
                 text = (
                     f"{', '.join(opened)} on the same server: PUBLIC has CONNECT there, and so have these roles. If "
-                    "the server is this repository's alone, `atriz grant --whole-server` closes them"
+                    "the server is this repository's alone, `atriz grant --whole-server` as a superuser closes them"
                 )
                 report(Act(name, target.database, "not closed", detail=text, kind="warning"))
     return [replace(each, acts=(*each.acts, *closed.get(each.package, ()))) for each in outcomes]
