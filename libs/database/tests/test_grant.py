@@ -102,6 +102,7 @@ def test_the_second_run_has_nothing_to_do(world: Granted) -> None:
     """What is there is looked at, and nothing is said to be done to it."""
     first = acts(granting(world))
     assert "granted core_db_dependents: " in str(first)
+    assert "left_db_dependents" not in str(first)
     assert set(acts(granting(world))) == {"up to date : "}
     done = world.tree.atriz("grant")
     assert "3 databases, nothing to do" in done.stdout
@@ -194,6 +195,7 @@ def test_rotate_gives_new_passwords(world: Granted) -> None:
     path.write_text("# mine\nexport OTHER='it is'\n" + path.read_text() + "# the end")
     before = path.read_text()
     old = settings.read_file(path)
+    others = [world.url("core_db_owner", "core_db"), world.url("right_db_app", "core_db")]
     world.tree.environ |= world.server.environ
     granting(world, "left", "--rotate")
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
@@ -205,6 +207,7 @@ def test_rotate_gives_new_passwords(world: Granted) -> None:
         psycopg.connect(new[name].text).close()
         before = before.replace(old[name].text, new[name].text)
     assert path.read_text() == before
+    assert others == [world.url("core_db_owner", "core_db"), world.url("right_db_app", "core_db")]
 
 
 def test_what_fails_changes_no_password(world: Granted) -> None:

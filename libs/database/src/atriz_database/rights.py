@@ -139,8 +139,8 @@ def wanted(state: State, names: Roles, dependents: Dependents) -> tuple[frozense
 
     for thing in state.things:
         if thing.kind == "database":
-            give(thing, names.app, ["CONNECT"])
-            give(thing, names.dependents, ["CONNECT"])
+            for role in filter(None, (names.app, names.dependents)):
+                give(thing, role, ["CONNECT"])
         elif thing.schema == label.SCHEMA:
             continue
         elif thing.kind == "table":
@@ -270,8 +270,8 @@ def renew(connection: Connection, target: Target, notify: Notify) -> None:
 
     :param notify: gets a line about what is left to be done.
     """
-    names = roles.of(target.database)
-    if len(roles.existing(connection, names.names)) < len(names.names):
+    names = roles.in_use(connection, target.database)
+    if names is None:
         return
     again = f"`atriz grant {target.package.name}` as the server's administrator does the rest"
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import LiteralString
 
 from psycopg import sql
@@ -39,12 +39,15 @@ class Roles:
     app: str
     """The package's application signs in as it."""
     dependents: str
-    """Signs in nowhere: the applications of dependents are its members, and so have what it has."""
+    """Signs in nowhere: the applications of dependents are its members, and so have what it has.
+
+    Empty for a database that no other package has a use for.
+    """
 
     @property
-    def names(self) -> tuple[str, str, str]:
-        """All three."""
-        return self.owner, self.app, self.dependents
+    def names(self) -> tuple[str, ...]:
+        """All of them."""
+        return tuple(filter(None, (self.owner, self.app, self.dependents)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,18 @@ def of(database: str) -> Roles:
     return Roles(*(_name(database, suffix) for suffix in ("_owner", "_app", _DEPENDENTS)))
 
 
+def in_use(connection: Connection, database: str, *, has_dependents: bool = False) -> Roles | None:
+    """Return the roles that a database has, `None` where `grant` has made none.
+
+    :param has_dependents: whether it should have one for dependents, be it there or not.
+    """
+    names = of(database)
+    there = existing(connection, names.names)
+    if names.owner not in there:
+        return None
+    return names if has_dependents or names.dependents in there else replace(names, dependents="")
+
+
 def _name(database: str, suffix: str) -> str:
     name = database + suffix
     if len(name.encode()) <= _LONGEST_NAME:
@@ -96,7 +111,8 @@ def wanted(own: Roles, *, in_production: bool) -> list[Role]:
     :param in_production: elsewhere the owner may make databases: scratch ones for `check`, `verify` and `new`, and its
         own anew for `reset`.
     """
-    return [Role(own.owner, createdb=not in_production), Role(own.app), Role(own.dependents, login=False)]
+    group = [Role(own.dependents, login=False)] if own.dependents else []
+    return [Role(own.owner, createdb=not in_production), Role(own.app), *group]
 
 
 def existing(connection: Connection, names: Collection[str]) -> dict[str, frozenset[str]]:
@@ -150,7 +166,7 @@ def joining(
     :param needs: what the package's own application is a member of elsewhere.
     :param managed: all roles of the workspace. Packages that this tree leaves out have roles as well.
     """
-    wanted = {(own.app, own.owner), *((own.dependents, name) for name in dependents)}
+    wanted = {(own.app, own.owner), *((own.dependents, name) for name in dependents if own.dependents)}
     there = _memberships(connection, [own.owner, own.app, *dependents])
     allowed = wanted | {(group, own.app) for group in needs}
     superfluous = [

@@ -16,7 +16,7 @@ from atriz_database.look import Look
 from atriz_database.run import Options, ignore, locate, look_at, read
 from atriz_database.settings import Target
 from atriz_database.verbs.grant import database_names, managed
-from atriz_database.workspace import Package, Workspace
+from atriz_database.workspace import Dependents, Package, Workspace
 
 # squawk's opinions on style, and what is the runner's business and not a revision's.
 _NOT_OURS = (
@@ -163,11 +163,11 @@ def _of_rights(workspace: Workspace, targets: Sequence[Target], seen: Look) -> I
         return
     package = seen.target.package
     with databases.connect(seen.target, purpose="check") as connection:
-        own = roles.of(seen.target.database)
-        if not roles.existing(connection, [own.owner]):
-            return
         names = database_names(workspace, targets)
         dependents = [roles.of(names[each.name]).app for each in workspace.packages if package.name in each.requires]
+        own = roles.in_use(connection, seen.target.database, has_dependents=package.dependents != Dependents())
+        if own is None:
+            return
         needs = [roles.of(names[name]).dependents for name in package.requires]
         there = roles.existing(connection, [*own.names, *dependents])
         steps = [

@@ -20,7 +20,7 @@ from atriz_database.rights import Settled
 from atriz_database.roles import Role, Roles, Step
 from atriz_database.run import Options, ignore, locate, look_at, noticing
 from atriz_database.settings import EMBEDDED, Target
-from atriz_database.workspace import Workspace
+from atriz_database.workspace import Dependents, Workspace
 
 T = TypeVar("T")
 # Roles belong to the server: who else makes or changes one at the same moment is met here, with nothing done.
@@ -42,7 +42,8 @@ _MAINTENANCE = "postgres"
 class _Plan:
     """What every package's part of a run has to know of the others."""
 
-    rotate: bool
+    rotated: frozenset[str]
+    """Packages whose roles get new passwords."""
     targets: tuple[Target, ...]
     databases: Mapping[str, str]
     """Of every package of the workspace."""
@@ -80,7 +81,8 @@ def grant(
     A package comes with what it depends on, where its application's role gets what the manifests there say. New
     passwords are kept for `env --write`; on the embedded server, which asks for none, there are none.
 
-    :param rotate: whether to give every role that signs in a new password.
+    :param rotate: whether to give the package's roles that sign in new passwords; those of every package, without a
+        name.
     :param whole_server: whether the server is this repository's alone: then nobody else may connect to any of its
         other databases either, unless they are granted that.
 
@@ -95,7 +97,8 @@ def grant(
             failed[each.target.package.name] = each.error
     names = database_names(workspace, targets)
     at_head = frozenset(each.target.package.name for each in looks if each.state == "up-to-date")
-    plan = _Plan(rotate, tuple(targets), names, at_head)
+    rotated = frozenset(each.name for each in workspace.select(name)) if rotate else frozenset[str]()
+    plan = _Plan(rotated, tuple(targets), names, at_head)
     outcomes = fleet.run(targets, fleet.whole(partial(_grant, options, plan)), report, failed=failed)
     outcomes = [_failed_if_left(outcome) for outcome in outcomes]
     if all(outcome.state == "done" for outcome in outcomes):
@@ -157,19 +160,29 @@ def _failed_if_left(outcome: Outcome) -> Outcome:
 
 def _in_transaction(connection: Connection, options: Options, plan: _Plan, target: Target) -> _Done:
     """Make roles and rights what they should be, all of it or nothing, the new passwords kept before it is final."""
-    own = roles.of(target.database)
-    dependents = [each for each in plan.targets if target.package.name in each.package.requires]
+    package = target.package
+    dependents = [each for each in plan.targets if package.name in each.package.requires]
     others = {roles.of(each.database).app: each for each in dependents}
+    is_needed = bool(dependents) or package.dependents != Dependents()
     kept: list[tuple[str, str | None]] = []
     try:
         with connection.transaction():
             rights.limit(connection, options.lock_timeout)
+            own = roles.of(target.database)
+            if not is_needed and not roles.existing(connection, [own.dependents]):
+                own = replace(own, dependents="")
             made, changed = _settle_roles(connection, plan, target, own, others)
-            given = [] if target.origin == EMBEDDED else [each for each in made if each != own.dependents]
-            rotated = []
-            if plan.rotate and target.origin != EMBEDDED:
-                elsewhere = [role for role, each in others.items() if not _same_server(each, target)]
-                rotated = [each for each in (own.owner, own.app, *elsewhere) if each not in given]
+            signing_in = {own.owner: target, own.app: target} | others
+            given = [role for role in made if role in signing_in and target.origin != EMBEDDED]
+            rotated = [
+                role
+                for role, each in signing_in.items()
+                if each.package.name in plan.rotated
+                and role not in given
+                and target.origin != EMBEDDED
+                # What signs in here and belongs to another package gets its password there, if that is on this server.
+                and (each is target or not _same_server(each, target))
+            ]
             for role in (*given, *rotated):
                 password, statement = roles.new_password(connection, role)
                 connection.execute(statement)
@@ -259,7 +272,7 @@ def _mind_other_databases(
     targets: Sequence[Target], outcomes: Sequence[Outcome], ours: Collection[str], whole_server: bool, report: Report
 ) -> list[Outcome]:
     """Close the servers' other databases to everybody, or tell which are open."""
-    servers = {target.url.place[:2]: target for target in targets if target.url is not None}
+    servers = {target.url.place[:2]: target for target in reversed(targets) if target.url is not None}
     closed: dict[str, list[Act]] = {}
     for target in servers.values():
         name = target.package.name
