@@ -525,6 +525,26 @@ def test_it_tells_which_other_databases_are_open(world: Granted) -> None:
         world.administer("postgres", "GRANT CONNECT, TEMPORARY ON DATABASE postgres, template1 TO PUBLIC")
 
 
+@pytest.mark.gate
+def test_core_on_a_server_of_its_own(world: Granted, tmp_path: Path) -> None:
+    """An application has a role and a password on each of the servers that it signs in to."""
+    forget(world)
+    with second.running() as elsewhere:
+        world.tree.environ["CORE_SHARED_DATABASE_URL"] = elsewhere.url("core_db")
+        assert world.tree.atriz("setup").returncode == 0
+        for _ in range(2):
+            granting(world, "left", "--rotate")
+            assert world.tree.atriz("env", "--write", "left").returncode == 0
+            urls = settings.read_file(world.tree.folders["left"] / ".env")
+            with psycopg.connect(urls["SHARED_DATABASE_URL"].text) as connection:
+                connection.execute("SELECT id FROM users")
+                assert connection.info.port == elsewhere.port
+            with psycopg.connect(urls["DATABASE_URL"].text) as connection:
+                connection.execute("SELECT * FROM left_1")
+                assert connection.info.port == world.server.port
+        assert set(acts(granting(world, "left"))) == {"up to date : "}
+
+
 def test_who_holds_the_lock_is_told_as_far_as_the_server_says(world: Granted) -> None:
     """Of another role's connection a role that is no member of it learns the pid and the role, and the run goes on."""
     written(world)

@@ -14,6 +14,7 @@ from second import Second
 from tree import Tree, clean_environment
 
 from atriz_database import passwords
+from atriz_database.url import DatabaseURL
 
 # What a package such as core has: columns that nobody else is to see, and functions that look at them.
 _CORE = """
@@ -64,7 +65,7 @@ class Granted:
 
     def url(self, role: str, database: str) -> str:
         """Return the URL of a database for a role that has its password from `grant`."""
-        password = passwords.read(self.tree.root, self.tree.server, role)
+        password = passwords.read(self.tree.root, DatabaseURL.parse(self.server.url()), role)
         return f"postgresql://{role}:{password}@127.0.0.1:{self.server.port}/{database}"
 
     def connect(self, role: str, database: str) -> psycopg.Connection[Any]:
