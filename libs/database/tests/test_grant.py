@@ -294,6 +294,9 @@ def test_rights_survive(world: Granted, words: list[str]) -> None:
     """Emptied, or dropped and made anew by the administrator, a database protects what it did before."""
     granting(world)
     assert world.tree.atriz(*words).returncode == 0
+    if words[0] == "drop":
+        assert world.tree.atriz("create").returncode == 0
+        assert [act for act in acts(granting(world)) if act != "up to date : "] == []
     assert world.tree.atriz("setup").returncode == 0
     assert set(acts(granting(world))) == {"up to date : "}
     with world.connect("left_db_app", "left_db") as connection:
