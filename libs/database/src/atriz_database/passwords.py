@@ -58,7 +58,7 @@ def write(root: Path, server: DatabaseURL, role: str, password: str | None) -> N
 def _path(root: Path, server: DatabaseURL, role: str) -> Path:
     host, port, _ = server.place
     # A host may be a socket's folder, and a role be called anything.
-    return root / ".atriz" / "passwords" / quote(f"{host}:{port}", safe=":") / quote(role, safe="")
+    return root / ".atriz" / "passwords" / quote(f"{host}:{port}", safe="") / quote(role, safe="")
 
 
 def _make_folder(folder: Path) -> None:

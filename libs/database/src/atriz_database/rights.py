@@ -12,13 +12,11 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import psycopg
 from psycopg import sql
 
-from atriz_database import label, roles
-from atriz_database.databases import Connection, Notify, said
+from atriz_database import label
+from atriz_database.databases import Connection
 from atriz_database.roles import Roles
-from atriz_database.settings import Target
 from atriz_database.workspace import Dependents
 
 PUBLIC = ""
@@ -27,9 +25,6 @@ _ROWS = ("SELECT", "INSERT", "UPDATE", "DELETE")
 _WORDS = {"database": "DATABASE", "schema": "SCHEMA", "table": "TABLE", "sequence": "SEQUENCE", "function": "ROUTINE"}
 # What the owner makes later has these rights from the moment it is there.
 _LATER = (("SCHEMAS", ("USAGE",)), ("TABLES", _ROWS), ("SEQUENCES", ("USAGE",)), ("FUNCTIONS", ("EXECUTE",)))
-_ROUNDS = 3
-_LOCK_SECONDS = 5.0
-_CLAUSES = {"composite type": "TYPE", "statistics object": "STATISTICS"}
 
 
 class Right(NamedTuple):
@@ -78,19 +73,6 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
-class Foreign:
-    """An object that belongs to another role than the database's owner."""
-
-    kind: str
-    name: str
-    owner: str
-    acts: bool
-    """Whether the current role may give it away."""
-    statement: str
-    """What gives it to the right owner."""
-
-
-@dataclass(frozen=True, slots=True)
 class Change:
     """How rights differ from what they should be."""
 
@@ -99,20 +81,6 @@ class Change:
 
     def __bool__(self) -> bool:
         return bool(self.missing or self.superfluous)
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """What was done to a database's rights."""
-
-    moved: tuple[Foreign, ...]
-    """What has another owner now."""
-    change: Change
-    """The rights that were given and taken."""
-    left: tuple[str, ...]
-    """Statements that the current role may not run, for a superuser."""
-    unknown: tuple[str, ...]
-    """What the manifest grants to dependents and the database does not have."""
 
 
 def read(connection: Connection, names: Roles) -> State:
@@ -198,100 +166,6 @@ def compare(state: State, should_be: Collection[Right], managed: Collection[str]
     return Change(tuple(sorted(should - has)), tuple(sorted(has - should | to_hand_on)))
 
 
-def foreign(connection: Connection, owner: str) -> list[Foreign]:
-    """Return what is in the connected database, itself included, and belongs to another role; not what is others'.
-
-    That is the objects of extensions, and what only a server's administrator makes, such as publications.
-    """
-    with connection.transaction(force_rollback=True):
-        connection.execute(_SETTINGS)
-        rows = connection.execute(_FOREIGN, {"owner": owner}).fetchall()
-    found = []
-    for kind, name, theirs, acts in rows:
-        statement = f"ALTER {_CLAUSES.get(kind, kind.upper())} {name} OWNER TO {_quoted(owner)}"
-        found.append(Foreign(kind, name, theirs, acts, statement))
-    return found
-
-
-def settle(connection: Connection, names: Roles, dependents: Dependents, managed: Collection[str]) -> Settled:
-    """Make the database and all in it the owner's, and the rights of our roles what they should be.
-
-    The caller holds the database's lock, and is in a transaction. The roles are there, and whoever calls may act for
-    the owner. What needs a superuser is left, and told.
-
-    :param managed: all the roles whose rights are ours to say.
-    """
-    moved = [each for each in foreign(connection, names.owner) if each.acts]
-    _run(connection, [each.statement for each in moved])
-    state = read(connection, names)
-    should_be, unknown = wanted(state, names, dependents)
-    first = change = compare(state, should_be, managed)
-    # To revoke a right on a table takes those on its columns along, and one that was handed on takes those of others:
-    # so look again.
-    for _ in range(_ROUNDS):
-        acts = {(thing.kind, thing.name) for thing in state.things if thing.acts}
-        can = Change(
-            *(tuple(each for each in part if _can(each, acts)) for part in (change.missing, change.superfluous))
-        )
-        if not can:
-            break
-        _run(connection, statements(can, names.owner))
-        state = read(connection, names)
-        change = compare(state, should_be, managed)
-    left = [each.statement for each in foreign(connection, names.owner)] + statements(change, names.owner)
-    done = Change(
-        tuple(each for each in first.missing if each not in change.missing),
-        tuple(each for each in first.superfluous if each not in change.superfluous),
-    )
-    return Settled(tuple(moved), done, tuple(left), unknown)
-
-
-def differences(
-    connection: Connection, names: Roles, dependents: Dependents, managed: Collection[str]
-) -> tuple[tuple[str, ...], list[tuple[str, str]]]:
-    """Return what the manifest names in vain, and how the database is not as :func:`settle` would leave it.
-
-    The latter as pairs of a role or an object, and a sentence. Changes nothing.
-    """
-    found = [(f"{each.kind} {each.name}", f"it belongs to {each.owner}") for each in foreign(connection, names.owner)]
-    state = read(connection, names)
-    should_be, unknown = wanted(state, names, dependents)
-    change = compare(state, should_be, managed)
-    for what, part in (("lacks", change.missing), ("has", change.superfluous)):
-        found += [(role, f"it {what} {text}") for role, texts in described(part).items() for text in texts]
-    return unknown, found
-
-
-def renew(connection: Connection, target: Target, notify: Notify) -> None:
-    """Make a database's rights what they should be, once something was made in it; where it has roles.
-
-    What the owner made has its rights already, but for those of dependents. The caller holds the database's lock on
-    `connection`, which is in autocommit. What cannot be done is told: whatever was made is there all the same.
-
-    :param notify: gets a line about what is left to be done.
-    """
-    names = roles.in_use(connection, target.database)
-    if names is None:
-        return
-    again = f"`atriz grant {target.package.name}` as the server's administrator does the rest"
-    try:
-        with connection.transaction():
-            limit(connection, _LOCK_SECONDS)
-            if acting := roles.acting(connection, [names.owner]):
-                notify(f"rights are not renewed: {acting[0].role} is no member of {names.owner}; {again}")
-                return
-            settled = settle(connection, names, target.package.dependents, names.names)
-        if settled.left:
-            notify(f"rights are renewed but for what belongs to others: {again}")
-    except psycopg.Error as error:
-        notify(f"rights are not renewed: {said(error)}; {again}")
-
-
-def limit(connection: Connection, seconds: float) -> None:
-    """Have each statement of the transaction wait no longer for a lock; others queue behind it."""
-    connection.execute("SELECT set_config('lock_timeout', %s, true)", [f"{seconds * 1000:.0f}ms"])
-
-
 def statements(change: Change, owner: str) -> list[str]:
     """Return the statements that bring about a change, few of them however many the objects are."""
     return [
@@ -351,43 +225,6 @@ def described(rights: Iterable[Right]) -> dict[str, list[str]]:
     return texts
 
 
-def open_databases(connection: Connection, apart_from: Collection[str]) -> dict[str, bool]:
-    """Return the server's databases that everybody may connect to, and whether the current role may change that.
-
-    :param apart_from: the databases that are of no interest.
-    """
-    return dict(connection.execute(_OPEN, [list(apart_from)]).fetchall())
-
-
-def close(connection: Connection, apart_from: Collection[str], owners: Collection[str], maintenance: str) -> list[str]:
-    """Let nobody connect to the server's other databases unless they are granted that. Return those it was done to.
-
-    :param apart_from: the databases to leave alone.
-    :param owners: the roles that make and drop databases, for which they connect to `maintenance`.
-
-    Raise `psycopg.Error` if the current role may not.
-    """
-    names = [name for name, acts in open_databases(connection, apart_from).items() if acts]
-    if names:
-        listed = sql.SQL(", ").join(map(sql.Identifier, names))
-        connection.execute(sql.SQL("REVOKE CONNECT, TEMPORARY ON DATABASE {} FROM PUBLIC").format(listed))
-    lacking = "SELECT rolname FROM pg_roles WHERE rolname = ANY (%s) AND NOT has_database_privilege(oid, %s, 'CONNECT')"
-    for (owner,) in connection.execute(lacking, [list(owners), maintenance]).fetchall():
-        statement = sql.SQL("GRANT CONNECT ON DATABASE {} TO {}")
-        connection.execute(statement.format(sql.Identifier(maintenance), sql.Identifier(owner)))
-    return names
-
-
-def _can(right: Right, acts: Collection[tuple[str, str]]) -> bool:
-    # Whoever is here may act for the owner, whose defaults they are.
-    return right.kind == "default" or (right.kind, right.name) in acts
-
-
-def _run(connection: Connection, batch: Sequence[str]) -> None:
-    if batch:
-        connection.execute(";\n".join(batch).encode())
-
-
 def _split(name: str) -> tuple[str, str]:
     schema, dot, rest = name.partition(".")
     return (schema, rest) if dot else ("public", name)
@@ -407,16 +244,8 @@ def _privilege(privilege: str) -> str:
 
 
 def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+    return sql.Identifier(name).as_string()
 
-
-_OPEN = """
-    SELECT datname, pg_has_role(datdba, 'USAGE') FROM pg_database d
-    WHERE datallowconn AND datconnlimit <> -2 AND datname <> ALL (%s) AND EXISTS (
-        SELECT FROM aclexplode(coalesce(datacl, acldefault('d', datdba)))
-        WHERE grantee = 0 AND privilege_type = 'CONNECT')
-    ORDER BY 1
-"""
 
 # Names are written with their schema, and without quotes where they need none.
 _SETTINGS = """
@@ -486,42 +315,3 @@ SELECT DISTINCT kind, name, CASE grantee WHEN 0 THEN '' ELSE pg_get_userbyid(gra
        privilege_type || suffix, is_grantable
 FROM acl, aclexplode(acl) WHERE grantee <> owner
 """)
-
-# A sequence of a column goes with its table. Of schema public its owner is from 15 on whoever owns the database.
-_FOREIGN = """
-WITH extended AS (
-    SELECT classid AS class, objid AS id FROM pg_depend WHERE deptype = 'e'
-), schema AS (
-    SELECT oid, nspowner FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'
-), thing (rank, class, id, owner) AS (
-    SELECT 0, 'pg_database'::regclass, oid, datdba FROM pg_database WHERE datname = current_database()
-    UNION ALL SELECT 1, 'pg_namespace'::regclass, oid, nspowner FROM schema
-    WHERE pg_get_userbyid(nspowner) <> 'pg_database_owner'
-    UNION ALL SELECT 2, 'pg_class'::regclass, c.oid, relowner FROM pg_class c JOIN schema n ON n.oid = relnamespace
-    WHERE relkind IN ('r', 'p', 'f', 'v', 'm', 'c', 'S') AND NOT (relkind = 'S' AND EXISTS (
-        SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
-        AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')))
-    UNION ALL SELECT 3, 'pg_proc'::regclass, p.oid, proowner FROM pg_proc p JOIN schema n ON n.oid = pronamespace
-    UNION ALL SELECT 3, 'pg_type'::regclass, t.oid, typowner FROM pg_type t JOIN schema n ON n.oid = typnamespace
-    WHERE typtype IN ('d', 'e', 'r')
-    UNION ALL SELECT 3, 'pg_statistic_ext'::regclass, s.oid, stxowner
-    FROM pg_statistic_ext s JOIN schema n ON n.oid = stxnamespace
-    UNION ALL SELECT 3, 'pg_collation'::regclass, c.oid, collowner
-    FROM pg_collation c JOIN schema n ON n.oid = collnamespace
-    UNION ALL SELECT 3, 'pg_operator'::regclass, o.oid, oprowner
-    FROM pg_operator o JOIN schema n ON n.oid = oprnamespace
-    UNION ALL SELECT 3, 'pg_opclass'::regclass, o.oid, opcowner
-    FROM pg_opclass o JOIN schema n ON n.oid = opcnamespace
-    UNION ALL SELECT 3, 'pg_opfamily'::regclass, o.oid, opfowner
-    FROM pg_opfamily o JOIN schema n ON n.oid = opfnamespace
-    UNION ALL SELECT 3, 'pg_ts_config'::regclass, c.oid, cfgowner
-    FROM pg_ts_config c JOIN schema n ON n.oid = cfgnamespace
-    UNION ALL SELECT 3, 'pg_ts_dict'::regclass, d.oid, dictowner
-    FROM pg_ts_dict d JOIN schema n ON n.oid = dictnamespace
-)
-SELECT i.type, i.identity, pg_get_userbyid(owner)::text, pg_has_role(owner, 'USAGE')
-FROM thing t, pg_identify_object(class, id, 0) AS i
-WHERE pg_get_userbyid(owner) <> %(owner)s
-  AND NOT EXISTS (SELECT FROM extended e WHERE e.class = t.class AND e.id = t.id)
-ORDER BY rank, 1, 2
-"""

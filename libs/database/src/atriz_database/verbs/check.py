@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from atriz_database import databases, head, label, requirements, rights, roles
+from atriz_database import databases, head, label, requirements, roles, settlement
 from atriz_database.errors import AtrizError, MigrationError, RevisionError, ServerError
 from atriz_database.look import Look
 from atriz_database.run import Options, ignore, locate, look_at, read
@@ -175,10 +175,8 @@ def _of_rights(workspace: Workspace, targets: Sequence[Target], seen: Look) -> I
             *roles.joining(connection, own, there.keys() & set(dependents), needs, managed(names)),
         ]
         for step in steps:
-            yield Finding(
-                package.name, "rights", step.role, f"it should be that it {step.text}; {_GRANT} {package.name}`"
-            )
-        unknown, differences = rights.differences(connection, own, package.dependents, managed(names))
+            yield Finding(package.name, "rights", step.role, f"with `atriz grant {package.name}` it {step.text}")
+        unknown, differences = settlement.differences(connection, own, package.dependents, managed(names))
         for subject, text in differences:
             yield Finding(package.name, "rights", subject, f"{text}; {_GRANT} {package.name}`")
         if seen.state == "up-to-date":

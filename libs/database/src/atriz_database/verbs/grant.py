@@ -5,21 +5,21 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
 from psycopg import errors
 
-from atriz_database import databases, fleet, label, lock, passwords, rights, roles, settings
+from atriz_database import databases, fleet, interrupt, label, lock, passwords, rights, roles, settings, settlement
 from atriz_database.databases import Connection
 from atriz_database.errors import AtrizError, ServerError
 from atriz_database.fleet import Act, Outcome, Report
-from atriz_database.rights import Settled
 from atriz_database.roles import Role, Roles, Step
 from atriz_database.run import Options, ignore, locate, look_at, noticing
 from atriz_database.settings import EMBEDDED, Target
+from atriz_database.settlement import Settled
 from atriz_database.workspace import Dependents, Workspace
 
 T = TypeVar("T")
@@ -166,8 +166,9 @@ def _in_transaction(connection: Connection, options: Options, plan: _Plan, targe
     is_needed = bool(dependents) or package.dependents != Dependents()
     kept: list[tuple[str, str | None]] = []
     try:
-        with connection.transaction():
-            rights.limit(connection, options.lock_timeout)
+        with ExitStack() as transaction:
+            transaction.enter_context(connection.transaction())
+            settlement.limit(connection, options.lock_timeout)
             own = roles.of(target.database)
             if not is_needed and not roles.existing(connection, [own.dependents]):
                 own = replace(own, dependents="")
@@ -188,7 +189,11 @@ def _in_transaction(connection: Connection, options: Options, plan: _Plan, targe
                 connection.execute(statement)
                 kept.append((role, _kept(target, role)))
                 _keep(target, role, password)
-            settled = rights.settle(connection, own, target.package.dependents, managed(plan.databases))
+            settled = settlement.settle(connection, own, package.dependents, managed(plan.databases))
+            # Signals wait: what is committed is also kept.
+            with interrupt.blocked():
+                transaction.close()
+                kept.clear()
     except BaseException:
         # What was not committed is no password of theirs.
         for role, before in kept:
@@ -276,7 +281,13 @@ def _mind_other_databases(
     closed: dict[str, list[Act]] = {}
     for target in servers.values():
         name = target.package.name
-        with databases.maintenance(target, purpose="grant") as connection:
+        try:
+            maintenance = databases.maintenance(target, purpose="grant")
+        except ServerError:
+            if whole_server:
+                raise
+            continue  # Who may not look there need not be told of it.
+        with maintenance as connection:
             if whole_server:
                 owners = [roles.of(each.database).owner for each in targets if _same_server(each, target)]
                 for act in _closed(connection, ours, owners):
@@ -284,7 +295,7 @@ def _mind_other_databases(
                     report(act)
                     closed.setdefault(name, []).append(act)
             # On the embedded server nothing tells roles from one another before they have connected.
-            if (target.origin != EMBEDDED or whole_server) and (opened := rights.open_databases(connection, ours)):
+            if (target.origin != EMBEDDED or whole_server) and (opened := settlement.open_databases(connection, ours)):
                 text = (
                     f"{', '.join(opened)} on the same server: PUBLIC has CONNECT there, and so have these roles. If "
                     "the server is this repository's alone, `atriz grant --whole-server` as a superuser closes them"
@@ -296,6 +307,6 @@ def _mind_other_databases(
 def _closed(connection: Connection, ours: Collection[str], owners: Sequence[str]) -> list[Act]:
     def close() -> list[str]:
         with connection.transaction():
-            return rights.close(connection, ours, owners, _MAINTENANCE)
+            return settlement.close(connection, ours, owners, _MAINTENANCE)
 
     return [Act("", "", "revoked", "PUBLIC", f"CONNECT, TEMPORARY on database {each}") for each in _again(close)]
