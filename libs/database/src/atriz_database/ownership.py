@@ -8,7 +8,8 @@ from psycopg import sql
 
 from atriz_database.databases import Connection
 
-_CLAUSES = {"composite type": "TYPE", "statistics object": "STATISTICS"}
+# What SQL calls a kind, where that is not its name. An aggregate without arguments has the form of a routine only.
+_CLAUSES = {"aggregate": "ROUTINE", "composite type": "TYPE", "statistics object": "STATISTICS"}
 
 
 @dataclass(frozen=True, slots=True)

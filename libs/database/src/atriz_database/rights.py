@@ -214,7 +214,8 @@ def described(rights: Iterable[Right]) -> dict[str, list[str]]:
     texts: dict[str, list[str]] = defaultdict(list)
     for (kind, privileges, grantee, grantable), names in grouped(rights).items():
         if kind == "default":
-            what = ", ".join(name.lower().replace("in schema", "of schema") for name in names)
+            made = [name.partition(" IN SCHEMA ") for name in names]
+            what = ", ".join(f"{each.lower()}{f' in schema {schema}' if schema else ''}" for each, _, schema in made)
             where = f"{what} that are made later"
         elif kind == "database":
             where = "the database"
