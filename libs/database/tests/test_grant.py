@@ -560,6 +560,22 @@ def test_who_holds_the_lock_is_told_as_far_as_the_server_says(world: Granted) ->
     assert "defect" not in done.stderr
 
 
+def test_the_owner_sees_what_the_application_is_at_and_may_end_it(world: Granted) -> None:
+    """Who keeps a migration waiting is told with the statement, and `drop --force-connections` ends the app's."""
+    written(world)
+    tree = world.tree
+    tree.revise("left", 2, "ALTER TABLE left_1 ADD more int")
+    with psycopg.connect(settings.read_file(tree.folders["left"] / ".env")["DATABASE_URL"].text) as application:
+        application.execute("SELECT 'the application' FROM left_1")
+        done = tree.atriz("migrate", "left", "--lock-timeout", "1", "--retries", "0")
+        assert done.returncode == 1
+        assert "SELECT 'the application' FROM left_1" in done.stderr
+        dropped = tree.atriz("drop", "left", "--yes", "--force-connections")
+        assert dropped.returncode == 0, dropped.stderr
+        with pytest.raises(psycopg.OperationalError):
+            application.execute("SELECT 1")
+
+
 def test_on_the_embedded_server_roles_have_no_passwords(fleet: Tree) -> None:
     """The kernel says who is at the other end of its socket, and nothing is written; rights hold all the same."""
     if settings.named_server(fleet.environ) is not None:

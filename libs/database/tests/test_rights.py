@@ -105,12 +105,18 @@ def test_dependents_have_what_is_named_and_no_more(database: tuple[Connection, R
             connection.execute(refused)
 
 
-def test_roles_of_killed_test_runs_are_dropped(_run: Run) -> None:
+@pytest.fixture
+def run(_run: Run) -> Run:
+    """Return this process's part of the test run."""
+    return _run
+
+
+def test_roles_of_killed_test_runs_are_dropped(run: Run) -> None:
     """A later run drops what `grant` has named after the databases of a run that is no more, and not a living one's."""
-    gone = roles.of(f"atriz_test_left_{_run.checkout}00000000_1").app
-    living = roles.of(_run.new_name("left")).app
+    gone = roles.of(f"atriz_test_left_{run.checkout}00000000_1").app
+    living = roles.of(run.new_name("left")).app
     for name in (gone, living):
-        _run.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(name)))
-    _run.sweep()
-    assert roles.existing(_run.connection, [gone, living]).keys() == {living}
-    _run.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(living)))
+        run.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(name)))
+    run.sweep()
+    assert roles.existing(run.connection, [gone, living]).keys() == {living}
+    run.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(living)))
