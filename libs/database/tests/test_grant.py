@@ -529,6 +529,22 @@ def test_it_tells_which_other_databases_are_open(world: Granted) -> None:
         world.administer("postgres", "GRANT CONNECT, TEMPORARY ON DATABASE postgres, template1 TO PUBLIC")
 
 
+def test_what_is_for_dependents_is_nobodys_until_they_have_a_role(world: Granted) -> None:
+    """A manifest that begins to grant something gives it to no other role meanwhile, PUBLIC least of all."""
+    granting(world)
+    manifest = world.tree.folders["left"] / "pyproject.toml"
+    manifest.write_text(f'{manifest.read_text()}[tool.atriz.database.dependents]\nfunctions = ["left_twice"]\n')
+    world.tree.revise("left", 2, "CREATE TABLE late (id int)")
+    assert world.tree.atriz("migrate").returncode == 0
+    query = "SELECT proacl::text FROM pg_proc WHERE proname = 'left_twice'"
+    rights = "left_db_owner=X/left_db_owner,left_db_app=X/left_db_owner"
+    assert world.administer("left_db", query) == [(f"{{{rights}}}",)]
+    assert {each["subject"] for each in found(world)} == {"left_db_dependents"}
+    granting(world)
+    assert world.administer("left_db", query) == [(f"{{{rights},left_db_dependents=X/left_db_owner}}",)]
+    assert found(world) == []
+
+
 @pytest.mark.gate
 def test_core_on_a_server_of_its_own(world: Granted, tmp_path: Path) -> None:
     """An application has a role and a password on each of the servers that it signs in to."""

@@ -19,8 +19,8 @@ from atriz_database.databases import Connection
 from atriz_database.roles import Roles
 from atriz_database.workspace import Dependents
 
-PUBLIC = ""
-"""What stands for everybody in the place of a role."""
+PUBLIC = "\0PUBLIC"
+"""What stands for everybody in the place of a role; no role can be called so."""
 _ROWS = ("SELECT", "INSERT", "UPDATE", "DELETE")
 _WORDS = {"database": "DATABASE", "schema": "SCHEMA", "table": "TABLE", "sequence": "SEQUENCE", "function": "ROUTINE"}
 # What the owner makes later has these rights from the moment it is there.
@@ -92,7 +92,9 @@ def read(connection: Connection, names: Roles) -> State:
         connection.execute(_SETTINGS)
         things = [Thing(*row) for row in connection.execute(_THINGS)]
         rows = connection.execute(_RIGHTS, {"owner": names.owner}).fetchall()
-    return State(tuple(things), frozenset(Right(*row) for row in rows))
+    # Whoever has it is `None` where that is everybody.
+    found = (Right(kind, name, PUBLIC if role is None else role, *rest) for kind, name, role, *rest in rows)
+    return State(tuple(things), frozenset(found))
 
 
 def wanted(state: State, names: Roles, dependents: Dependents) -> tuple[frozenset[Right], tuple[str, ...]]:
@@ -100,6 +102,9 @@ def wanted(state: State, names: Roles, dependents: Dependents) -> tuple[frozense
 
     :param dependents: what the manifest grants to dependents.
     """
+    if not names.dependents:
+        # Without its role, what it is to have is nobody's.
+        dependents = Dependents()
     rights: set[Right] = set()
 
     def give(thing: Thing, grantee: str, privileges: Iterable[str]) -> None:
@@ -177,7 +182,7 @@ def statements(change: Change, owner: str) -> list[str]:
 def _statements(verb: str, preposition: str, rights: Sequence[Right], owner: str, end: str) -> list[str]:
     found = []
     for (kind, privileges, grantee, grantable), names in grouped(rights).items():
-        role = _quoted(grantee) if grantee else "PUBLIC"
+        role = "PUBLIC" if grantee == PUBLIC else _quoted(grantee)
         what = f"{verb} {'GRANT OPTION FOR ' if grantable else ''}{', '.join(map(_privilege, privileges))}"
         if kind != "default":
             found.append(f"{what} ON {_WORDS[kind]} {', '.join(names)} {preposition} {role}{end}")
@@ -222,7 +227,7 @@ def described(rights: Iterable[Right]) -> dict[str, list[str]]:
         else:
             where = f"{kind} {names[0].removeprefix('public.')}" if len(names) == 1 else f"{len(names)} {kind}s"
         option = " WITH GRANT OPTION" if grantable else ""
-        texts[grantee or "PUBLIC"].append(f"{', '.join(privileges)} on {where}{option}")
+        texts["PUBLIC" if grantee == PUBLIC else grantee].append(f"{', '.join(privileges)} on {where}{option}")
     return texts
 
 
@@ -312,7 +317,7 @@ _RIGHTS = _BASE + sql.SQL("""
         ON defaclobjtype = type::"char"
     WHERE rolname = %(owner)s
 )
-SELECT DISTINCT kind, name, CASE grantee WHEN 0 THEN '' ELSE pg_get_userbyid(grantee)::text END,
+SELECT DISTINCT kind, name, CASE WHEN grantee <> 0 THEN pg_get_userbyid(grantee)::text END,
        privilege_type || suffix, is_grantable
 FROM acl, aclexplode(acl) WHERE grantee <> owner
 """)
