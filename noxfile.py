@@ -55,6 +55,10 @@ VERBS = {
         "Drop, create, migrate and seed everything; asks first.",
         "Drop, create, migrate and seed {}; asks first.",
     ),
+    "grant": (
+        "Give each database an owner, and each app a role that may do what it needs.",
+        "Give the database of {} its roles, and before it those of what it depends on.",
+    ),
     "env": ("Show every setting and where it comes from.", "Show the settings of {} and where they come from."),
 }
 WHOLE_VERBS = {

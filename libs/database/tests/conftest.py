@@ -10,7 +10,7 @@ import pytest
 from psycopg import sql
 from tree import Heads, Tree, clean_environment
 
-from atriz_database import settings
+from atriz_database import roles, settings
 from atriz_database.testing.run import Run
 from atriz_database.url import DatabaseURL
 
@@ -38,9 +38,15 @@ def tree(
         environ |= {name: value for name, value in os.environ.items() if name.startswith("PG")}
     made = Tree(root, environ, new_database_name, heads)
     yield made
+    left = []
     for name in made.folders:
         # A failed test may have left a process that is still at work.
         _run.drop(made.database(name))
+        # Those of the whole server, which `grant` has named after the database.
+        names = sql.SQL(", ").join(map(sql.Identifier, roles.of(made.database(name)).names))
+        left.append(sql.SQL("DROP ROLE IF EXISTS {}").format(names))
+    for statement in left:
+        _run.execute(statement)
 
 
 @pytest.fixture

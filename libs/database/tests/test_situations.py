@@ -20,7 +20,7 @@ _DOCUMENT = Path(__file__).parents[3] / "docs" / "situations.md"
 # In an order in which one does not spoil the next: those that only look first, drop last.
 _VERBS = (
     "status", "plan", "check", "verify", "env", "label", "graph", "repair left", "new left words",
-    "new left words --empty", "create", "migrate", "seed", "setup", "stamp left head", "clean", "reset --yes",
+    "new left words --empty", "create", "migrate", "seed", "setup", "grant", "stamp left head", "clean", "reset --yes",
     "rollback left", "drop --yes",
 )  # fmt: skip
 _CHANGED = """
@@ -115,6 +115,7 @@ _HELD_UP = {
     "migrate": "LOCK TABLE left_1 IN ACCESS SHARE MODE",
     "seed": "LOCK TABLE left_1 IN SHARE MODE",
     "setup": "LOCK TABLE left_1 IN ACCESS SHARE MODE",
+    "grant": "LOCK TABLE left_1 IN ACCESS SHARE MODE",
     "stamp left head": "LOCK TABLE alembic_version IN SHARE MODE",
     "clean": "LOCK TABLE left_1 IN ACCESS SHARE MODE",
     "rollback left": "LOCK TABLE left_2 IN ACCESS SHARE MODE",

@@ -40,7 +40,7 @@ _TRY = b"SELECT CASE WHEN pg_try_advisory_lock(%d) THEN NOT EXISTS (%s) ELSE fal
 _HOLDER = (
     b"""
     SELECT a.pid, a.application_name, coalesce(a.client_hostname, host(a.client_addr), 'this machine'),
-           a.backend_start
+           a.backend_start, a.usename
     FROM (%s) AS held JOIN pg_stat_activity a USING (pid)
     ORDER BY held.objid LIMIT 1
 """
@@ -158,5 +158,8 @@ def _holder(connection: databases.Connection) -> str:
     row = connection.execute(_HOLDER).fetchone()
     if row is None:
         return ""
-    pid, application, host, since = row
+    pid, application, host, since, role = row
+    if since is None:
+        # Of a role that this one is no member of the server says no more.
+        return f"pid {pid}, of role {role}"
     return f"pid {pid} ({application or 'no application name'}) from {host} since {since:%Y-%m-%d %H:%M:%S}"

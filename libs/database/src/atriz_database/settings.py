@@ -172,6 +172,27 @@ def direct_variable(target: Target) -> str:
     return f"{_forms(package.variable, administrative=True)[0]} in {package.folder / '.env'}"
 
 
+def administrator(target: Target, environ: Mapping[str, str] | None = None) -> Target:
+    """Return the target as its server's administrator reaches it, who may do more than the owner in its ``.env`` may.
+
+    That is whom ``PG*`` name in the process environment or the root ``.env``, if the URL stands in the package's own
+    ``.env`` and leads to the same server. A URL in the process environment is taken as it is.
+
+    :param target: a target of administration.
+    """
+    environ = os.environ if environ is None else environ
+    forms = _forms(target.package.variable, administrative=True)
+    in_file = [name for name in forms if target.origin.startswith(f"{name} in {target.package.folder / '.env'}")]
+    server, origin = _server(_Files(target.package.root).root, environ) if in_file else (None, "")
+    if server is None or target.url is None:
+        return target
+    url = DatabaseURL({**server, "dbname": target.database})
+    if url.place != target.url.place:
+        return target
+    _refuse_plain(url, target.environment == "production", origin, environ)
+    return replace(target, url=url, origin=origin)
+
+
 def server_home(root: Path, environ: Mapping[str, str] | None = None) -> Path | None:
     """Return the folder named by ATRIZ_SERVER_HOME for the embedded server, `None` where it isn't set.
 

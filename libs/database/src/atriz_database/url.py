@@ -111,6 +111,10 @@ class DatabaseURL:
         """Return the same server with another database."""
         return DatabaseURL({**self.parameters, "dbname": name}, self.pooler)
 
+    def signing_in(self, user: str, password: str) -> DatabaseURL:
+        """Return the same database for another user."""
+        return DatabaseURL({**self.parameters, "user": user, "password": password}, self.pooler)
+
     def without_secrets(self) -> DatabaseURL:
         """Return the same place without a password: whoever has it elsewhere (PGPASSWORD, a file) can connect."""
         return DatabaseURL({key: value for key, value in self.parameters.items() if key not in SECRETS})

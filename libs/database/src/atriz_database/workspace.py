@@ -16,6 +16,16 @@ from atriz_database.errors import WorkspaceError
 
 
 @dataclass(frozen=True, slots=True)
+class Dependents:
+    """What the applications of a package's dependents may do in its database, beside connecting to it."""
+
+    functions: tuple[str, ...] = ()
+    """Functions they may call: ``auth.sign_in``, or ``auth.*`` for all of a schema."""
+    select: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Tables, and the columns they may read of each; the one column ``*`` is the whole table."""
+
+
+@dataclass(frozen=True, slots=True)
 class Package:
     """One member of the workspace that owns a database."""
 
@@ -32,6 +42,8 @@ class Package:
     """The schemas that are the package's own, ``public`` unless the manifest says otherwise."""
     requires: tuple[str, ...]
     """Names of the packages with a database that this one depends on, directly or through others."""
+    dependents: Dependents = Dependents()
+    """What those who depend on this one may do in its database: nothing, unless the manifest says otherwise."""
 
     @property
     def prefix(self) -> str:
@@ -92,6 +104,7 @@ class Workspace:
                         member.table["url"],
                         tuple(member.table.get("schemas", ("public",))),
                         requires[member.name],
+                        dependents(member.table, member.folder / "pyproject.toml"),
                     )
                 )
         return tuple(found)
@@ -207,6 +220,7 @@ def _member(folder: Path) -> Member:
     table = _table(owner, manifest, "database") if "database" in owner else None
     if table is not None:
         _texts(table, "schemas", manifest)
+        dependents(table, manifest)
         for key in ("name", "url"):
             if not isinstance(table.get(key), str) or not table[key]:
                 raise WorkspaceError(
@@ -220,6 +234,23 @@ def _member(folder: Path) -> Member:
         tuple(_distributions(_texts(project, "dependencies", manifest))),
         table,
     )
+
+
+def dependents(table: dict[str, Any], manifest: Path) -> Dependents:
+    """Return what ``[tool.atriz.database.dependents]`` says, from the table it stands in.
+
+    Raise `WorkspaceError` if it says something else than `Dependents` can hold.
+    """
+    own = _table(table, manifest, "dependents")
+    if strange := sorted(own.keys() - {"functions", "select"}):
+        raise WorkspaceError(
+            f"{manifest} has {strange[0]!r} in [tool.atriz.database.dependents], which takes functions and select."
+        )
+    select = _table(own, manifest, "select")
+    columns = {name: tuple(_texts(select, name, manifest)) for name in select}
+    if empty := [name for name, named in columns.items() if not named]:
+        raise WorkspaceError(f'{manifest} lets dependents read no column of {empty[0]}. Name some, or say ["*"].')
+    return Dependents(tuple(_texts(own, "functions", manifest)), tuple(columns.items()))
 
 
 def _distributions(requirements: Iterable[str]) -> Iterable[str]:

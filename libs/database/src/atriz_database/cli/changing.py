@@ -81,6 +81,30 @@ def _rollback(call: Call) -> int:
     )
 
 
+def _configure_grant(parser: ArgumentParser) -> None:
+    package_and_only(parser)
+    parser.add_argument("--rotate", action="store_true", help="give every role that signs in a new password")
+    parser.add_argument(
+        "--whole-server",
+        action="store_true",
+        help="let PUBLIC connect to no other database of the server either: it is this repository's alone",
+    )
+
+
+def _grant(call: Call) -> int:
+    given = call.arguments
+    outcomes = verbs.grant(
+        call.workspace,
+        given.package,
+        call.options,
+        call.output.report,
+        rotate=given.rotate,
+        whole_server=given.whole_server,
+    )
+    again = " ".join(filter(None, ["atriz grant", given.package, "--only" if call.options.only else ""]))
+    return call.output.finish(outcomes, again)
+
+
 VERBS: Mapping[str, Verb] = {
     "setup": Verb(
         "Create, migrate and seed: from nothing to working; on what is there, only what is missing.",
@@ -132,5 +156,13 @@ VERBS: Mapping[str, Verb] = {
         _drop("drop", verbs.drop),
         _configure_drop,
         "examples:\n  atriz drop pshop\n  atriz drop --yes --force-connections",
+    ),
+    "grant": Verb(
+        "Give each database an owner, and each application a role that may do what it needs and no more.",
+        _grant,
+        _configure_grant,
+        "Run it as the server's administrator, then `atriz env --write`: applications sign in by their own role,\n"
+        "migrations by the owner's. On what is there it changes only what is otherwise than it should be.\n\n"
+        "examples:\n  atriz grant\n  atriz grant mextrack --rotate && atriz env --write mextrack",
     ),
 }

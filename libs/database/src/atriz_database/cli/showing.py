@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from textwrap import indent
 from typing import Any
 
@@ -138,12 +138,25 @@ def _environment(call: Call) -> int:
     if call.arguments.write:
         written = verbs.write_environment(call.workspace, call.arguments.package)
         if call.output.as_json:
-            call.output.document([{"path": str(each.path), "written": list(each.names)} for each in written])
+            call.output.document(
+                [
+                    {"path": str(path), "written": list(names), "renewed": list(renewed), "kept": list(kept)}
+                    for path, names, _, renewed, kept in map(astuple, written)
+                ]
+            )
         for each in written:
             what = (
                 f"{'made, with' if each.made else 'added'} {', '.join(each.names)}" if each.names else "lacks nothing"
             )
-            call.output.text(f"{each.path.relative_to(call.workspace.root)}: {what}")
+            if each.renewed:
+                what += f"; a new password in {', '.join(each.renewed)}"
+            path = each.path.relative_to(call.workspace.root)
+            call.output.text(f"{path}: {what}")
+            if each.kept:
+                call.output.error(
+                    f"warning: {path} keeps {', '.join(each.kept)}, which another user signs in with than the role "
+                    "that grant has made: remove the line, and write again"
+                )
         return 0
     origins = verbs.environment(call.workspace, call.arguments.package)
     if call.output.as_json:

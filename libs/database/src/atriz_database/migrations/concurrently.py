@@ -33,13 +33,14 @@ _FIRST_POLL, _LONGEST_POLL = 0.05, 1.0
 _NO_LIMITS = "SELECT set_config('lock_timeout', %s, false), set_config('statement_timeout', %s, false)"
 
 # Whoever holds or awaits this lock on the table is building an index on it, or keeps anybody else from it. Autovacuum
-# holds it as well, and gives way.
+# holds it as well, and gives way. What a backend of a role is that this one is no member of the server does not say;
+# autovacuum has none.
 _AT_WORK = """
     SELECT a.pid, a.application_name, a.xact_start, left(a.query, 80)
     FROM pg_locks l JOIN pg_stat_activity a USING (pid)
     WHERE l.locktype = 'relation' AND l.relation = %s AND l.mode = 'ShareUpdateExclusiveLock'
       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND l.pid <> pg_backend_pid() AND a.backend_type = 'client backend'
+      AND l.pid <> pg_backend_pid() AND coalesce(a.backend_type = 'client backend', a.usesysid IS NOT NULL)
     ORDER BY l.granted DESC, a.pid LIMIT 1
 """
 _TABLE = """

@@ -21,7 +21,7 @@ from alembic import context
 from alembic.operations.ops import CreateTableOp, DropTableOp
 from alembic.util import CommandError
 
-from atriz_database import databases, label, lock, requirements, revisions, server, settings, workspace
+from atriz_database import databases, label, lock, requirements, revisions, server, settings, settlement, workspace
 from atriz_database.databases import Notify
 from atriz_database.errors import AtrizError, MigrationError
 from atriz_database.migrations.explain import explained
@@ -156,6 +156,8 @@ def _online(run: Run, folder: Path, metadata: str) -> None:
                 journal.flush()
             raise
         journal.flush()
+        if journal.locked is not None:
+            settlement.renew(journal.locked, run.target, run.notify)
 
 
 @contextlib.contextmanager

@@ -28,9 +28,9 @@ _LONGEST_QUERY = 120
 
 _BLOCKERS = """
     SELECT b.pid, a.application_name, coalesce(a.client_hostname, host(a.client_addr), 'this machine'), a.state,
-           coalesce(a.xact_start, a.query_start), left(a.query, 1000)
+           coalesce(a.xact_start, a.query_start), left(a.query, 1000), a.usename
     FROM unnest(pg_blocking_pids(%s)) b (pid) LEFT JOIN pg_stat_activity a USING (pid)
-    GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 5, 1
+    GROUP BY 1, 2, 3, 4, 5, 6, 7 ORDER BY 5, 1
 """
 
 
@@ -72,10 +72,15 @@ class Blockers:
 
 
 def _described(
-    pid: int, application: str | None, host: str, state: str | None, since: object, query: str | None
+    pid: int, application: str | None, host: str, state: str | None, since: object, query: str | None, role: str | None
 ) -> str:
-    if state is None:
-        return f"pid {pid}" if pid else "a prepared transaction (see pg_prepared_xacts)"
+    if state is None or since is None:
+        # Of a role that this one is no member of the server says no more.
+        return (
+            f"pid {pid}{f', of role {role}' if role else ''}"
+            if pid
+            else "a prepared transaction (see pg_prepared_xacts)"
+        )
     text = without_passwords(" ".join((query or "").split()))
     short = text if len(text) <= _LONGEST_QUERY else f"{text[:_LONGEST_QUERY]}…"
     return f"pid {pid} ({application or 'no application name'} from {host}, {state} since {since:%H:%M:%S}): {short}"

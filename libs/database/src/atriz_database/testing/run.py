@@ -27,6 +27,7 @@ from atriz_database.settings import Target
 _PREFIX = "atriz_test_"
 # The checkout, the run, and the how manieth of the run.
 _NAME = re.compile(rf"{_PREFIX}.*_(?P<checkout>[0-9a-f]{{6}})(?P<run>[0-9a-f]{{8}})_[0-9]+", re.DOTALL)
+_ROLE = re.compile(f"({_NAME.pattern})_(owner|app|dependents)", re.DOTALL)
 _LONGEST_NAME = 63
 _EXIT_SECONDS = 0.002
 _KEPT = re.compile(r"kept (?P<time>[0-9]+) for (?P<test>.*)", re.DOTALL)
@@ -48,6 +49,7 @@ _DATABASES = """
            EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = d.oid)
     FROM pg_database d WHERE starts_with(datname, %s) AND NOT datistemplate ORDER BY datname
 """
+_ROLES = "SELECT rolname FROM pg_roles WHERE starts_with(rolname, %s)"
 _HELD = """
     SELECT (classid::bigint << 32) + objid::bigint FROM pg_locks
     WHERE locktype = 'advisory' AND granted AND objsubid = 1
@@ -152,7 +154,7 @@ class Run:
         self.execute(comment.format(sql.Identifier(name), sql.Literal(f"kept {row[0]} for {test}")))
 
     def sweep(self) -> list[str]:
-        """Drop what runs have left that are no more. Return the tests whose kept databases were among it.
+        """Drop what runs have left that are no more, roles too. Return the tests whose kept databases were among it.
 
         What was kept for a failed test goes when a later run of the same checkout comes by, or any run after a day;
         never while somebody is connected to it.
@@ -175,6 +177,12 @@ class Run:
                 self.drop(name)
                 if kept is not None:
                     told.append(kept["test"])
+        for (role,) in self.connection.execute(_ROLES, [_PREFIX]).fetchall():
+            match = _ROLE.fullmatch(role)
+            # What `grant` has named after a database; as long as that is there the server keeps them.
+            if match is not None and key(match["run"]) not in held:
+                with suppress(psycopg.Error):
+                    self.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
         return told
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ from atriz_database.verbs.backward import clean, drop, existing, reset, rollback
 from atriz_database.verbs.check import Finding, check
 from atriz_database.verbs.environment import Origin, Written, environment, write_environment
 from atriz_database.verbs.forward import create, migrate, seed, setup
+from atriz_database.verbs.grant import grant
 from atriz_database.verbs.show import Plan, Step, plan, status
 from atriz_database.verbs.verify import verify
 
@@ -24,6 +25,7 @@ __all__ = [
     "edits",
     "environment",
     "existing",
+    "grant",
     "labels",
     "matching",
     "migrate",

@@ -6,15 +6,17 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from atriz_database import databases, head, label, requirements
-from atriz_database.errors import AtrizError, MigrationError, RevisionError
+from atriz_database import databases, head, label, requirements, roles, settlement
+from atriz_database.errors import AtrizError, MigrationError, RevisionError, ServerError
 from atriz_database.look import Look
 from atriz_database.run import Options, ignore, locate, look_at, read
-from atriz_database.workspace import Package, Workspace
+from atriz_database.settings import Target
+from atriz_database.verbs.grant import database_names, managed
+from atriz_database.workspace import Dependents, Package, Workspace
 
 # squawk's opinions on style, and what is the runner's business and not a revision's.
 _NOT_OURS = (
@@ -28,6 +30,7 @@ _NOT_OURS = (
     "require-statement-timeout",
     "require-timeout-settings",
 )
+_GRANT = "mend it with `atriz grant"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +40,16 @@ class Finding:
     package: str
     kind: str
     """``heads``, ``head file``, ``requires``, ``broken``, ``not at head``, ``edited``, ``deleted``, ``drift``,
-    ``unsafe``, or ``not checked``."""
+    ``unsafe``, ``rights``, or ``not checked``."""
     subject: str
     """A file, a revision, or an object of the database."""
     text: str
 
 
 def check(workspace: Workspace, name: str | None = None, options: Options = Options()) -> list[Finding]:
-    """Return what is wrong with the revisions, and where models and database differ. Changes no database of a package.
+    """Return what is wrong with the revisions, where models and database differ, and what `grant` would change.
+
+    Changes no database of a package.
 
     Where the role may create databases, what the models alone would make is made in one, compared, and dropped:
     autogenerate does not see a dropped CHECK.
@@ -64,7 +69,8 @@ def check(workspace: Workspace, name: str | None = None, options: Options = Opti
             findings.append(Finding(package.name, "heads", "", str(failed[package.name])))
             continue
         try:
-            findings += [*_static(workspace, package), *_in_database(by_name[package.name])]
+            seen = by_name[package.name]
+            findings += [*_static(workspace, package), *_in_database(seen), *_of_rights(workspace, targets, seen)]
         except (MigrationError, RevisionError) as error:
             findings.append(Finding(package.name, "broken", "", str(error)))
     return findings
@@ -141,8 +147,38 @@ def _in_database(seen: Look) -> Iterator[Finding]:
     for difference in migrations.differences(migrations.Run(seen.target)):
         yield Finding(package.name, "drift", difference, "autogenerate would write it: models and database differ")
     metadata = migrations.metadata_of(package)
-    for odd in drift.models(seen.target, migrations.load_metadata(metadata)):
-        yield Finding(package.name, "drift", " ".join(odd.identity), str(odd))
+    try:
+        for odd in drift.models(seen.target, migrations.load_metadata(metadata)):
+            yield Finding(package.name, "drift", " ".join(odd.identity), str(odd))
+    except ServerError as error:
+        yield Finding(package.name, "not checked", "models", str(error))
     for path in migrations.unimported(metadata):
         text = "it defines models that are never imported: no revision will have their tables"
         yield Finding(package.name, "drift", package.shown(path), text)
+
+
+def _of_rights(workspace: Workspace, targets: Sequence[Target], seen: Look) -> Iterator[Finding]:
+    """Yield what `grant` would change in a database that it has given roles."""
+    if seen.state in ("missing", "mislabelled"):
+        return
+    package = seen.target.package
+    with databases.connect(seen.target, purpose="check") as connection:
+        names = database_names(workspace, targets)
+        dependents = [roles.of(names[each.name]).app for each in workspace.packages if package.name in each.requires]
+        own = roles.in_use(connection, seen.target.database, has_dependents=package.dependents != Dependents())
+        if own is None:
+            return
+        needs = [roles.of(names[name]).dependents for name in package.requires]
+        there = roles.existing(connection, [*own.names, *dependents])
+        steps = [
+            *roles.settling(there, roles.wanted(own, in_production=seen.target.environment == "production")),
+            *roles.joining(connection, own, there.keys() & set(dependents), needs, managed(names)),
+        ]
+        for step in steps:
+            yield Finding(package.name, "rights", step.role, f"with `atriz grant {package.name}` it {step.text}")
+        unknown, differences = settlement.differences(connection, own, package.dependents, managed(names))
+        for subject, text in differences:
+            yield Finding(package.name, "rights", subject, f"{text}; {_GRANT} {package.name}`")
+        if seen.state == "up-to-date":
+            for each in unknown:
+                yield Finding(package.name, "rights", each, "the manifest grants it to dependents; there is none")

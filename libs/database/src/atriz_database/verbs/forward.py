@@ -9,7 +9,7 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
-from atriz_database import databases, fleet, label, lock, revisions
+from atriz_database import databases, fleet, label, lock, revisions, settlement
 from atriz_database.errors import AtrizError, DatabaseMissingError, MigrationError
 from atriz_database.fleet import Act, Outcome, Report
 from atriz_database.look import Look
@@ -160,6 +160,8 @@ def create_database(options: Options, target: Target, report: Report) -> None:
     # Under the lock: a run that found the database before its label was written may be doing the same.
     with lock.held(target, wait=options.lock_wait, notify=noticing(target, report)) as connection:
         label.prepare(connection, target)
+        # Made anew it has lost what `grant` gave; the roles, which belong to the server, have not.
+        settlement.renew(connection, target, noticing(target, report))
     what = "created" if made else "there already"
     report(Act(target.package.name, target.database, what, seconds=time.perf_counter() - started))
 
