@@ -80,13 +80,14 @@ $$;
 COMMENT ON FUNCTION auth.attempt IS 'Count an attempt, 0, or return for how many seconds there may be none.';
 
 CREATE FUNCTION auth.credentials(email text, source text,
-                                 OUT wait double precision, OUT user_id uuid, OUT password_hash text, OUT is_usable boolean)
+                                 OUT wait double precision, OUT user_id uuid, OUT name text, OUT password_hash text,
+                                 OUT is_usable boolean)
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     wait := auth.attempt('sign-in', $1, $2);
     IF wait = 0 THEN
-        SELECT u.id, u.password_hash, u.is_active AND u.email_verified
-        INTO user_id, password_hash, is_usable
+        SELECT u.id, u.name, u.password_hash, u.is_active AND u.email_verified
+        INTO user_id, name, password_hash, is_usable
         FROM public.users u WHERE u.email = $1;
     END IF;
 END

@@ -130,9 +130,7 @@ class Attempt(Base):
         primary_key=True,
         comment="SHA-256 of what is counted: an account, an address, or both; never the text that somebody typed.",
     )
-    level: Mapped[float] = mapped_column(
-        Double, comment="How many attempts count as of counted_at; sinks with time."
-    )
+    level: Mapped[float] = mapped_column(Double, comment="How many attempts count as of counted_at; sinks with time.")
     counted_at: Mapped[datetime] = mapped_column(comment="When the last one was counted.")
     trusted_until: Mapped[datetime | None] = mapped_column(
         comment="Until when the account's own limit does not hold for this address, after a sign-in from there."
