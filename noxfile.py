@@ -159,6 +159,21 @@ for _name, _manifest in MEMBERS.items():
     _tests_session(_name, _manifest.parent)
 
 
+def _serve_session(name: str, folder: Path) -> None:
+    module = tomllib.loads((folder / "pyproject.toml").read_text())["tool"]["uv"]["build-backend"]["module-name"]
+
+    def run(session: nox.Session) -> None:
+        _run(session, "uvicorn", "--factory", f"{module}.web:create_app", "--host", "127.0.0.1", *session.posargs)
+
+    run.__doc__ = f"Serve {name} on this machine; -- --port N, 0 for a free one, and whatever uvicorn takes."
+    nox.session(name=f"serve:{name}")(run)
+
+
+for _name, _manifest in MEMBERS.items():
+    if any("def create_app(" in path.read_text() for path in _manifest.parent.glob("src/*/web.py")):
+        _serve_session(_name, _manifest.parent)
+
+
 @nox.session
 def soak(session: nox.Session) -> None:
     """Run the tests that take minutes."""

@@ -54,8 +54,8 @@ def create(connection: Connection, email: str, name: str, password_hash: str, gi
 
 
 _SELECT = (
-    "SELECT id, email, name, is_active, email_verified, ARRAY(SELECT roles.name FROM user_roles"
-    " JOIN roles ON roles.id = role_id WHERE user_id = users.id ORDER BY 1) AS roles, created_at, last_login_at FROM users"
+    "SELECT id, email, name, is_active, email_verified, ARRAY(SELECT roles.name FROM user_roles JOIN roles"
+    " ON roles.id = role_id WHERE user_id = users.id ORDER BY 1) AS roles, created_at, last_login_at FROM users"
 )
 
 
