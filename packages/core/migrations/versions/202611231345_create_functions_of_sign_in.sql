@@ -103,6 +103,7 @@ CREATE FUNCTION auth.sign_in(email text, source text, seen_hash text, new_hash t
 DECLARE
     user_ uuid;
     limit_ record;
+    was_trusted boolean := false;
 BEGIN
     UPDATE public.users u SET last_login_at = now(), password_hash = coalesce($4, u.password_hash)
     WHERE u.email = $1 AND u.password_hash = $3 AND u.is_active AND u.email_verified
@@ -116,10 +117,14 @@ BEGIN
     -- Only this attempt is taken back from the account and the address: else whoever has one account of their own could
     -- guess at others for ever, and each sign-in of the owner would give the others another hundred.
     FOR limit_ IN SELECT * FROM auth.limits('sign-in', $1, $2) LOOP
-        UPDATE public.attempts a
-        SET level = CASE limit_.scope WHEN 'both' THEN 0 ELSE greatest(0, a.level - 1) END,
-            trusted_until = CASE limit_.scope WHEN 'both' THEN now() + interval '30 days' END
-        WHERE a.subject = limit_.subject;
+        IF limit_.scope = 'both' THEN
+            SELECT coalesce(a.trusted_until > now(), false) INTO was_trusted
+            FROM public.attempts a WHERE a.subject = limit_.subject;
+            UPDATE public.attempts a SET level = 0, trusted_until = now() + interval '30 days'
+            WHERE a.subject = limit_.subject;
+        ELSIF limit_.scope = 'source' OR NOT was_trusted THEN
+            UPDATE public.attempts a SET level = greatest(0, a.level - 1) WHERE a.subject = limit_.subject;
+        END IF;
     END LOOP;
     RETURN true;
 END
@@ -311,8 +316,9 @@ BEGIN
         RETURN false;
     END IF;
     PERFORM auth.sign_out_everywhere(user_);
-    UPDATE public.attempts a SET level = greatest(0, a.level - 1)
-    FROM auth.limits('sign-in', $1, $2) l WHERE a.subject = l.subject;
+    -- The attempt is taken back where it stops one soonest. Elsewhere it is one too many, and sinks with time.
+    UPDATE public.attempts a SET level = 0
+    FROM auth.limits('sign-in', $1, $2) l WHERE a.subject = l.subject AND l.scope = 'both';
     RETURN true;
 END
 $$;

@@ -50,7 +50,16 @@ def _configure_users(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--password-stdin", action="store_true", help="read the password from stdin, its first line, and do not ask"
     )
+    parser.add_argument("--password", type=_no_argument, help=argparse.SUPPRESS)
     parser.add_argument("--limit", type=_positive, default=100, metavar="N", help="of list: how many at most")
+
+
+def _no_argument(_text: str) -> str:
+    # Without this argparse would take it for the beginning of another option, and repeat what was given.
+    raise argparse.ArgumentTypeError(
+        "a password on the command line can be read by everybody on this machine: leave it out to be asked, or write "
+        "it to stdin with --password-stdin. Take another one than this"
+    )
 
 
 def _positive(text: str) -> int:
