@@ -132,7 +132,7 @@ def test_each_runs_as_its_owner_with_a_path_of_its_own(owner: psycopg.Connection
     ).fetchall()
     plain = {name for name, is_definer, _ in rows if not is_definer}
     assert plain == {"limits"}
-    assert {tuple(config) for _, is_definer, config in rows if is_definer} == {("search_path=pg_catalog, pg_temp",)}
+    assert {config[0] for _, is_definer, config in rows if is_definer} == {"search_path=pg_catalog, pg_temp"}
     assert len(rows) == 14
 
 

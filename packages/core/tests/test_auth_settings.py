@@ -35,21 +35,22 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_process_wins_over_core_and_core_over_root(checkout: Path) -> None:
     """The process environment is first, then core's `.env`, then the root's; each variable by itself."""
     (checkout / ".env").write_text(f"AUTH_KEYS=root:{'r' * 32}\nAUTH_ISSUER=there\n")
-    assert list(settings.keys({}).secrets) == ["root"]
+    assert list(settings.keys({}).own) == ["root"]
     (checkout / "packages" / "core" / ".env").write_text(f"AUTH_KEYS=core:{'c' * 32}\n")
-    assert list(settings.keys({}).secrets) == ["core"]
+    assert list(settings.keys({}).own) == ["core"]
     keys = settings.keys({"AUTH_KEYS": KEY, "AUTH_AUDIENCE": "us"})
-    assert (list(keys.secrets), keys.issuer, keys.audience) == (["one"], "there", "us")
+    assert (list(keys.own), keys.issuer, keys.audience) == (["one"], "there", "us")
 
 
 def test_key_for_development_is_made_once_for_the_checkout(checkout: Path, at_once: AtOnce) -> None:
     """Eight apps that start at once have one key, in a file that only its owner reads, in a folder that git ignores."""
     made = at_once(8, lambda _: settings.keys({}))
-    assert len({dict(keys.secrets)["development"] for keys in made}) == 1
+    assert len({keys.own["development"].raw_value for keys in made}) == 1
     path = checkout / ".atriz" / "auth-keys"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [each.name for each in path.parent.iterdir()] == ["auth-keys"]
-    assert settings.keys({"APP_ENV": "test"}) == made[0]
+    again = settings.keys({"APP_ENV": "test"})
+    assert again.own["development"].raw_value == made[0].own["development"].raw_value
 
 
 def test_production_without_keys_is_refused_with_the_next_step(checkout: Path) -> None:
