@@ -235,6 +235,24 @@ def test_long_bodies_are_refused(client: TestClient, accounts: Accounts) -> None
     assert client.post("/upload", json={"text": "x" * 1_000_000}).json() == 1_000_000
 
 
+def test_long_bodies_are_refused_where_the_app_is_mounted_too(client: TestClient) -> None:
+    """Below another path the limit holds as well; what only begins like ours is not ours."""
+    outer = FastAPI()
+    outer.mount("/api", client.app)
+
+    @outer.post("/authors")
+    def authors(text: dict[str, str]) -> int:
+        return len(text["text"])
+
+    web.install(outer, client.app.state.accounts)  # type: ignore[attr-defined]
+    with TestClient(outer) as mounted:
+        long = {"email": EMAIL, "password": "x" * 1_000_000}
+        assert mounted.post("/api/auth/login", json=long).status_code == 413
+        assert mounted.post("/auth/login", json=long).status_code == 413
+        assert mounted.post("/api/auth/login", json={"email": EMAIL, "password": "x"}).status_code == 401
+        assert mounted.post("/authors", json={"text": "x" * 100_000}).json() == 100_000
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"\xff\xfe", b"null", b"[" * 5000, b'{"email": "\\ud800", "password": "x"}']
 )

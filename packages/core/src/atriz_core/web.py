@@ -46,7 +46,6 @@ def install(app: FastAPI, accounts: Accounts) -> None:
     app.include_router(router)
     app.add_middleware(BodyLimit)
     app.add_exception_handler(AccountError, _answer)
-    app.add_exception_handler(RoleError, _answer)
 
 
 class _MailTokenError(TokenError):
@@ -323,13 +322,18 @@ class BodyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with 413."""
-        if scope["type"] != "http" or not scope["path"].startswith(self._prefix):
+        # Without what the app is mounted below, where it is.
+        if scope["type"] != "http" or not scope["path"].removeprefix(scope.get("root_path", "")).startswith(
+            f"{self._prefix}/"
+        ):
             await self._app(scope, receive, send)
             return
         body = bytearray()
         message: Message = {"type": "http.request", "more_body": True}
-        while message["type"] == "http.request" and message.get("more_body", False):
+        while message.get("more_body", False):
             message = await receive()
+            if message["type"] == "http.disconnect":
+                return
             body += message.get("body", b"")
             if len(body) > self._most:
                 answer = _problem(413, f"The request is longer than {self._most} bytes.", {"Connection": "close"})
