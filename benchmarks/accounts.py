@@ -1,6 +1,7 @@
 """The ways of the topic signin, in one process: each has its turn in each round, and what it took is printed.
 
-``python -m benchmarks.accounts URL ROUNDS COUNT WAY …``. The clock begins when all is imported, connected and warm.
+``python -m benchmarks.accounts ROUNDS COUNT NUMBER-OF-WAYS WAY … URL …``.
+The clock begins when all is imported, connected and warm.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import islice, zip_longest
 from uuid import UUID
 
@@ -45,20 +46,25 @@ _NEEDED = (
 _SCANS = "SELECT relname, seq_scan FROM pg_stat_user_tables WHERE relname IN ('users', 'auth_tokens', 'attempts')"
 
 
-def main(url: str, rounds: int, count: int, ways: list[str]) -> dict[str, object]:
-    """Return the seconds of each way's turns, and how often a table was read as a whole meanwhile."""
-    with Database(url, pool_size=10) as database:
-        accounts = Accounts(database, KEYS, ConsoleMail())
-        # All of it before: what it takes to choose tokens reads whole tables.
-        made = {way: list(islice(_WAYS[way](accounts, count), rounds + 1)) for way in ways}
-        took: dict[str, list[float]] = {way: [] for way in ways}
-        before = _scans(database)
+def main(rounds: int, count: int, ways: list[str], urls: list[str]) -> dict[str, object]:
+    """Return the seconds of each way's turns in each database, and how often tables were read as a whole meanwhile."""
+    with ExitStack() as stack:
+        databases = [stack.enter_context(Database(url, pool_size=10)) for url in urls]
+        made = {}
+        for number, database in enumerate(databases):
+            accounts = Accounts(database, KEYS, ConsoleMail())
+            for way in ways:
+                # All of it before: what it takes to choose tokens reads whole tables.
+                made[f"{number} {way}"] = list(islice(_WAYS[way](accounts, count), rounds + 1))
+        took: dict[str, list[float]] = {name: [] for name in made}
+        before = [_scans(database) for database in databases]
         for number in range(-1, rounds):
-            seconds = _turns({way: made[way][number] for way in (ways if number % 2 else ways[::-1])})
+            seconds = _turns({name: made[name][number] for name in (list(made) if number % 2 else list(made)[::-1])})
             if number >= 0:  # one to warm up
-                for way in ways:
-                    took[way].append(seconds[way])
-        return {"took": took, "scans": _scans(database) - before}
+                for name in made:
+                    took[name].append(seconds[name])
+        scans = [_scans(database) - was for database, was in zip(databases, before, strict=True)]
+        return {"took": took, "scans": scans}
 
 
 def _turns(works: dict[str, list[Callable[[], object]]]) -> dict[str, float]:
@@ -163,5 +169,6 @@ _WAYS: dict[str, Callable[[Accounts, int], Turns]] = {
 
 
 if __name__ == "__main__":
-    _url, _rounds, _count, *_ways = sys.argv[1:]
-    print(json.dumps(main(_url, int(_rounds), int(_count), _ways)))
+    _rounds, _count, _of_them, *_words = sys.argv[1:]
+    _ways, _urls = _words[: int(_of_them)], _words[int(_of_them) :]
+    print(json.dumps(main(int(_rounds), int(_count), _ways, _urls)))

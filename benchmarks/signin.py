@@ -1,6 +1,6 @@
 """Topic signin: what it costs to know who asks, beside the SELECTs that it takes; and how that grows with the tables.
 
-The ways take turns in one process: a ratio is one turn's to the other's of the same round.
+The ways, and the sizes, take turns in one process: a ratio is one turn's to the other's of the same round.
 """
 
 from __future__ import annotations
@@ -38,70 +38,62 @@ _FILL = (
 
 def cases(cluster: Cluster, options: Options) -> Iterator[Case]:
     """Measure the cases and yield each as it is done."""
-    if options.wants("check") or options.wants("sign-in"):
-        _fill(cluster, options, 100 if options.quick else _SIZES[0])
-        if options.wants("check"):
-            yield _check(cluster, options)
-        if options.wants("sign-in"):
-            yield _sign_in(cluster, options)
+    sizes = (100, 200) if options.quick else (*_SIZES, _BIG) if options.big else _SIZES
+    for size in sizes if options.wants("size") else sizes[:1]:
+        _fill(cluster, options, size)
+    if options.wants("check"):
+        yield _check(cluster, options, sizes[0])
+    if options.wants("sign-in"):
+        yield _sign_in(cluster, options, sizes[0])
     if options.wants("size"):
-        yield _sizes(cluster, options)
+        yield _by_size(cluster, options, sizes)
     cluster.drop_all()
 
 
-def _check(cluster: Cluster, options: Options) -> Case:
+def _check(cluster: Cluster, options: Options, size: int) -> Case:
     name = "check of an access token"
     ways = (ROW, NEEDED, SIGNATURE, CHECK)
-    entries, _ = _measured(cluster, options, name, ways, 20 if options.quick else _CHECKS, 0)
+    entries, _ = _measured(cluster, options, name, ways, 20 if options.quick else _CHECKS, (size,))
     needed, mine = entries[1], entries[-1]
     return Case(name, entries, [Mark("at most 1.5 x the SELECT that it needs", 1.5, ratio(mine, needed))])
 
 
-def _sign_in(cluster: Cluster, options: Options) -> Case:
+def _sign_in(cluster: Cluster, options: Options, size: int) -> Case:
     name = "sign-in"
-    entries, _ = _measured(cluster, options, name, (HASH, SIGN_IN), 1 if options.quick else _SIGN_INS, 0)
+    entries, _ = _measured(cluster, options, name, (HASH, SIGN_IN), 1 if options.quick else _SIGN_INS, (size,))
     floor, mine = entries
     return Case(name, entries, [Mark("at most 1.1 x the hash", 1.1, ratio(mine, floor))])
 
 
-def _sizes(cluster: Cluster, options: Options) -> Case:
+def _by_size(cluster: Cluster, options: Options, sizes: Sequence[int]) -> Case:
     name = "look-ups by size, in users with ten tokens each"
     ways = (CHECK, UNKNOWN, REFRESH)
-    entries: list[Entry] = []
-    marks = []
-    first: Sequence[Entry] = ()
-    sizes = (100, 200) if options.quick else (*_SIZES, _BIG) if options.big else _SIZES
-    for size in sizes:
-        _fill(cluster, options, size)
-        measured, scans = _measured(cluster, options, name, ways, 20 if options.quick else _CHECKS, size)
-        entries += measured
-        first = first or measured
-        if measured is not first:
-            marks += [
-                Mark(f"{mine.contender}, {size}: at most 1.25 x {sizes[0]}", 1.25, _medians(mine, theirs))
-                for mine, theirs in zip(measured, first, strict=True)
-            ]
-        # Of a few rows PostgreSQL rightly reads all.
-        if not options.quick:
-            marks.append(Mark(f"{size}: tables read as a whole", 0, scans, "times"))
+    entries, scans = _measured(cluster, options, name, ways, 20 if options.quick else _CHECKS, sizes)
+    first = entries[: len(ways)]
+    marks = [
+        Mark(
+            f"{mine.contender}, {mine.revisions:,}: at most 1.25 x {sizes[0]:,}",
+            1.25,
+            ratio(mine, first[number % len(ways)]),
+        )
+        for number, mine in enumerate(entries)
+        if mine.revisions != sizes[0]
+    ]
+    # Of a few rows PostgreSQL rightly reads all.
+    if not options.quick:
+        marks.append(Mark("tables read as a whole", 0, scans, "times"))
     return Case(name, entries, marks)
 
 
-def _medians(mine: Entry, theirs: Entry) -> float | None:
-    """Return how the fastest turns compare, which are of different times: what else ran then is in the others."""
-    if mine.failure or theirs.failure:
-        return None
-    return min(each.seconds for each in mine.samples.values()) / min(each.seconds for each in theirs.samples.values())
-
-
 def _measured(
-    cluster: Cluster, options: Options, name: str, ways: Sequence[str], count: int, size: int
+    cluster: Cluster, options: Options, name: str, ways: Sequence[str], count: int, sizes: Sequence[int]
 ) -> tuple[list[Entry], float | None]:
-    options.progress(f"{name}: {size or ''}")
-    entries = [Entry(way, size, (), _nothing, _nothing) for way in ways]
-    url = cluster.url(_DATABASE).text(secrets=True)
-    rounds = 1 if options.quick else options.rounds
-    words = [sys.executable, "-W", "error", "-m", "benchmarks.accounts", url, str(rounds), str(count), *ways]
+    """Return an entry for each way in the database of each size, and how often a table was read as a whole."""
+    options.progress(name)
+    entries = [Entry(way, size, (), _nothing, _nothing) for size in sizes for way in ways]
+    urls = [cluster.url(f"{_DATABASE}_{size}").text(secrets=True) for size in sizes]
+    numbers = [str(each) for each in (1 if options.quick else options.rounds, count, len(ways))]
+    words = [sys.executable, "-W", "error", "-m", "benchmarks.accounts", *numbers, *ways, *urls]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
@@ -109,22 +101,22 @@ def _measured(
             entry.failure = f"failed: {lines[-1] if lines else 'it said nothing'}"
         return entries, None
     measured = json.loads(done.stdout)
-    for entry in entries:
-        for number, seconds in enumerate(measured["took"][entry.contender], 1):
-            entry.samples[number] = Sample(seconds, 0.0, 0, None)
-    return entries, measured["scans"]
+    for entry, took in zip(entries, measured["took"].values(), strict=True):
+        entry.samples.update((number, Sample(seconds, 0.0, 0, None)) for number, seconds in enumerate(took, 1))
+    return entries, sum(measured["scans"])
 
 
 def _fill(cluster: Cluster, options: Options, users: int) -> None:
     """Make core's database with so many users, by its migrations; what has indexes is filled before it has them."""
     options.progress(f"filling: {users} users, {users * _TOKENS_A_USER} tokens")
-    cluster.create([_DATABASE])
-    url = cluster.url(_DATABASE).text(secrets=True)
+    database = f"{_DATABASE}_{users}"
+    cluster.create([database])
+    url = cluster.url(database).text(secrets=True)
     environ = {"PATH": os.environ["PATH"], "HOME": str(cluster.folder), "LANG": "C.UTF-8"}
     environ |= {"CORE_SHARED_DATABASE_URL": url, "APP_ENV": "test"}
     words = [sys.executable, "-m", "atriz_database", "migrate", "core", "--only", "--quiet"]
     subprocess.run(words, cwd=ROOT, env=environ, check=True)
-    with cluster.connect(_DATABASE) as connection:
+    with cluster.connect(database) as connection:
         connection.execute("SET maintenance_work_mem = '1GB'")
         indexes = connection.execute(
             "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'auth_tokens' AND indexname LIKE 'ix_%'"
