@@ -11,6 +11,7 @@ import pytest
 
 from atriz_core import settings
 from atriz_core.accounts import Accounts
+from atriz_database import Database
 from atriz_database.errors import SettingsError
 
 KEY = "one:" + "k" * 32
@@ -77,6 +78,30 @@ def test_outside_of_a_workspace_keys_have_to_be_set(tmp_path: Path, monkeypatch:
     with pytest.raises(SettingsError, match="no workspace around"):
         settings.keys({})
     assert settings.keys({"AUTH_KEYS": KEY})
+
+
+def test_app_signs_in_to_the_shared_database_with_its_own_role(
+    checkout: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an app's own `.env` says of core's database goes before what core's says, and the process before both."""
+    app = checkout / "packages" / "shop"
+    app.mkdir()
+    (app / "pyproject.toml").write_text(
+        '[project]\nname = "s"\nversion = "1"\n[tool.atriz.database]\nname = "s"\nurl = "DATABASE_URL"\n'
+    )
+    assert settings.shared_url("shop", {}) is None
+    url = database.url.text(secrets=True)
+    (app / ".env").write_text(f"SHARED_DATABASE_URL='{url}'\n")
+    (checkout / "packages" / "core" / ".env").write_text("SHARED_DATABASE_URL=postgresql://nobody@localhost/none\n")
+    for name in ("SHARED_DATABASE_URL", "CORE_SHARED_DATABASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+        assert settings.shared_url("shop", {name: url}) is None
+    with Accounts.from_environment("shop") as accounts:
+        assert accounts.database.query("SELECT current_database()") == [(database.url.database,)]
+    (app / ".env").write_text("SHARED_DATABASE_URL=hunter2\n")
+    with pytest.raises(SettingsError, match="SHARED_DATABASE_URL in") as caught:
+        Accounts.from_environment("shop")
+    assert "hunter2" not in str(caught.value)
 
 
 def test_unknown_environment_is_refused(checkout: Path) -> None:

@@ -100,9 +100,13 @@ class Accounts:
         self._hasher = Hasher(policy.cost, at_once=policy.hashes_at_once)
 
     @classmethod
-    def from_environment(cls, mail: Mail | None = None, policy: Policy = Policy(), **pool: Unpack[PoolOptions]) -> Self:
+    def from_environment(
+        cls, package: str = "core", mail: Mail | None = None, policy: Policy = Policy(), **pool: Unpack[PoolOptions]
+    ) -> Self:
         """Return the accounts of the database and with the keys that the settings name; close it at the end.
 
+        :param package: the app's name, its folder's: where its ``.env`` has a SHARED_DATABASE_URL, as `atriz env
+            --write` gives it one with the app's role, that goes before core's own.
         :param mail: sends mail; outside of production the console where not given.
         :param pool: the settings of the pool, as `Database` takes them.
 
@@ -117,7 +121,12 @@ class Accounts:
                     "with a method send(message)."
                 )
             mail = ConsoleMail()
-        return cls(Database.from_environment("core", variable="SHARED_DATABASE_URL", **pool), keys, mail, policy)
+        url = settings.shared_url(package)
+        if url is None:
+            database = Database.from_environment("core", variable=settings.VARIABLE, **pool)
+        else:
+            database = Database(url, name="core", production=settings.is_production(), **pool)
+        return cls(database, keys, mail, policy)
 
     def register(self, email: str, password: str, name: str, address: str | None = None) -> None:
         """Make an account, which can be signed in to once its owner has shown that the address is theirs.

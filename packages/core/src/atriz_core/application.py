@@ -22,7 +22,7 @@ def create(package: str, title: str, *, accounts: Accounts | None = None, databa
     """
     with ExitStack() as failed:
         if accounts is None:
-            accounts = failed.enter_context(Accounts.from_environment())
+            accounts = failed.enter_context(Accounts.from_environment(package))
         if database is None:
             database = failed.enter_context(Database.from_environment(package))
         own = failed.pop_all()

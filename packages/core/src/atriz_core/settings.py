@@ -1,7 +1,8 @@
-"""Where the keys of access tokens come from. The only part of this package that reads the process environment.
+"""Where the keys of access tokens come from, and how an app gets to core's database.
 
-``AUTH_KEYS``, ``AUTH_ISSUER``, ``AUTH_AUDIENCE`` and ``APP_ENV``: in the process environment, then in core's ``.env``,
-then in the root's. Without AUTH_KEYS, outside of production, a key is made once for the checkout.
+The only part of this package that reads the process environment. ``AUTH_KEYS``, ``AUTH_ISSUER``, ``AUTH_AUDIENCE`` and
+``APP_ENV``: there, then in core's ``.env``, then in the root's. Without AUTH_KEYS, outside of production, a key is made
+once for the checkout.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from pathlib import Path
 from atriz_core.tokens import Keys
 from atriz_database import settings, workspace
 from atriz_database.errors import SettingsError, WorkspaceError
+from atriz_database.url import DatabaseURL
 
 _HOW = "python -c \"import secrets; print('AUTH_KEYS=2026-a:' + secrets.token_urlsafe(32))\""
+VARIABLE = "SHARED_DATABASE_URL"
 DEVELOPMENT_FILE = Path(".atriz", "auth-keys")
 """Where the key of a checkout is, from its root; git leaves the folder alone."""
 
@@ -48,6 +51,28 @@ def keys(environ: Mapping[str, str] | None = None) -> Keys:
         return Keys.parse(text, issuer, audience)
     except ValueError as error:
         raise SettingsError(f"AUTH_KEYS cannot be used: {error}. A new key: {_HOW}") from None
+
+
+def shared_url(package: str, environ: Mapping[str, str] | None = None) -> DatabaseURL | None:
+    """Return where an app finds core's database by its own ``.env``: there it signs in with a role of its own.
+
+    `None` where the process environment says it for all, or the app's ``.env`` says nothing: then core's settings hold.
+
+    :param package: the app's name, its folder's.
+
+    Raise `SettingsError` if the URL cannot be used, `WorkspaceError` if there is no such package.
+    """
+    environ = os.environ if environ is None else environ
+    root = _root()
+    if root is None or any(name in environ for name in (VARIABLE, f"CORE_{VARIABLE}")):
+        return None
+    value = settings.read_file(workspace.load(root).package(package).folder / ".env").get(VARIABLE)
+    if value is None:
+        return None
+    try:
+        return DatabaseURL.parse(value.text)
+    except SettingsError as error:
+        raise SettingsError(f"{value} {error}.") from None
 
 
 def is_production(environ: Mapping[str, str] | None = None) -> bool:
