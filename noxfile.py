@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import signal
 import sys
 import tomllib
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 
@@ -22,6 +24,7 @@ ROOT = Path(__file__).parent
 VENV = ROOT / ".venv"
 PROGRAMS = VENV / ("Scripts" if sys.platform == "win32" else "bin")
 LOCK = ROOT / "requirements.txt"
+AUDIT = "pip-audit==2.10.1"
 QUICK = "not soak and not gate"
 """The marks of the tests that run where none are asked for."""
 # Tests wait as well as work: with a worker for each core a third of the machine would be idle.
@@ -107,13 +110,14 @@ def _environment(session: nox.Session) -> None:
         made_from.write_text(digest.hexdigest())
 
 
-def _uv(session: nox.Session, *arguments: str) -> None:
+def _uv(session: nox.Session, *arguments: str, success_codes: Iterable[int] = (0,)) -> None:
     try:
         # The one that nox[uv] brought, which pipx keeps off the PATH.
         uv = import_module("uv").find_uv_bin()
     except (ImportError, FileNotFoundError):
         uv = shutil.which("uv") or session.error('uv is missing. Get it with: python -m pip install "nox[uv]"')
-    session.run(uv, *arguments, env={"VIRTUAL_ENV": str(VENV)}, external=True, silent=True)
+    environ = {"VIRTUAL_ENV": str(VENV)}
+    session.run(uv, *arguments, env=environ, external=True, silent=True, success_codes=success_codes)
 
 
 def _run(session: nox.Session, program: str, *arguments: str) -> None:
@@ -184,6 +188,21 @@ for _name, _manifest in MEMBERS.items():
     _tests_session(_name, _manifest.parent)
 
 
+def _serve_session(name: str, folder: Path) -> None:
+    module = tomllib.loads((folder / "pyproject.toml").read_text())["tool"]["uv"]["build-backend"]["module-name"]
+
+    def run(session: nox.Session) -> None:
+        _run(session, "uvicorn", "--factory", f"{module}.web:create_app", "--host", "127.0.0.1", *session.posargs)
+
+    run.__doc__ = f"Serve {name} on this machine; -- --port N, 0 for a free one, and whatever uvicorn takes."
+    nox.session(name=f"serve:{name}")(run)
+
+
+for _name, _manifest in MEMBERS.items():
+    if any("def create_app(" in path.read_text() for path in _manifest.parent.glob("src/*/web.py")):
+        _serve_session(_name, _manifest.parent)
+
+
 @nox.session
 def soak(session: nox.Session) -> None:
     """Run the tests that take minutes."""
@@ -198,11 +217,38 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, import contracts and the workflow files."""
+    """Check style, what ruff knows of security (S), import contracts, the workflow files, and known vulnerabilities."""
     _run(session, "ruff", "check", str(ROOT))
     _run(session, "ruff", "format", "--check", str(ROOT))
     _run(session, "lint-imports")
     _run(session, "actionlint")
+    _audit(session)
+
+
+def _audit(session: nox.Session) -> None:
+    """Fail if a locked version has a known vulnerability; where nobody can be asked, say so and go on."""
+    report = Path(session.create_tmp()).absolute() / "audit.json"
+    report.unlink(missing_ok=True)
+    _uv(
+        session,
+        *("tool", "run", AUDIT, "--requirement", str(LOCK), "--disable-pip", "--require-hashes", "--timeout", "5"),
+        *("--progress-spinner", "off", "--format", "json", "--output", str(report)),
+        success_codes=range(256),
+    )
+    found = json.loads(report.read_text())["dependencies"] if report.exists() else []
+    # What it did not find where it asked it skips, and is content.
+    asked = [each for each in found if "vulns" in each]
+    if not asked:
+        session.warn("audit skipped: the service with known vulnerabilities was not reached")
+        return
+    bad = [
+        f"{each['name']} {each['version']}: {', '.join(v['id'] for v in each['vulns'])}"
+        for each in asked
+        if each["vulns"]
+    ]
+    if bad:
+        session.error(f"known vulnerabilities; take newer versions with nox -s lock -- --upgrade. {'; '.join(bad)}")
+    session.log(f"{len(asked)} of {len(found)} dependencies audited, nothing known of them")
 
 
 @nox.session

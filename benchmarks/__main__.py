@@ -7,11 +7,11 @@ import json
 import signal
 import sys
 
-from benchmarks import cluster, data, migrate, report, testing
+from benchmarks import cluster, data, migrate, report, signin, testing
 from benchmarks.case import Case, Options
 
 # A topic is a module with a generator `cases`.
-_TOPICS = {"migrate": migrate.cases, "data": data.cases, "testing": testing.cases}
+_TOPICS = {"migrate": migrate.cases, "data": data.cases, "testing": testing.cases, "signin": signin.cases}
 
 
 def main(words: list[str]) -> int:
@@ -23,7 +23,9 @@ def main(words: list[str]) -> int:
             parser.error(f"there is no topic {topic!r}; the topics are: {', '.join(_TOPICS)}")
     # Whoever ends this gets what Ctrl-C gets: what was started is ended, the server stopped, its folder removed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    options = Options(1 if given.quick else given.rounds, given.quick, given.peers, given.only, report.progress)
+    options = Options(
+        1 if given.quick else given.rounds, given.quick, given.peers, given.only, report.progress, given.big
+    )
     measured: list[Case] = []
     try:
         with cluster.running(given.commit_ms) as server:
@@ -54,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--commit-ms", type=float, default=0.0, metavar="MS", help="have each commit wait as for a slower disk's flush"
     )
+    parser.add_argument("--big", action="store_true", help="signin with a million users as well: some minutes, 10 GB")
     parser.add_argument("--json", action="store_true", help="print every sample as JSON")
     return parser
 

@@ -51,6 +51,8 @@ class Options:
     """A part of the names of the cases to run; empty for all."""
     progress: Callable[[str], None]
     """Gets a line before anything that takes a while."""
+    big: bool = False
+    """Whether to measure with tables that take minutes to fill, too."""
 
     def wants(self, name: str) -> bool:
         """Whether the case of that name is to be run."""

@@ -28,6 +28,7 @@ CASES = {
         "import",
     ],
     "testing": ["test database, embedded server", "test database, a server that is named"],
+    "signin": ["check of an access token", "sign-in", "look-ups by size, in users with ten tokens each"],
 }
 
 

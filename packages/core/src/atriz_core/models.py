@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import (
     CheckConstraint,
     DateTime,
+    Double,
     FetchedValue,
     ForeignKey,
     MetaData,
@@ -64,7 +65,9 @@ class User(Base):
 
     id: Mapped[PrimaryKey]
     email: Mapped[str] = mapped_column(unique=True, comment="Address to sign in with, always in lower case.")
-    password_hash: Mapped[str] = mapped_column(comment="Password as an encoded argon2id hash, salt included.")
+    password_hash: Mapped[str] = mapped_column(
+        comment="Password as an encoded argon2id hash, or a bcrypt one of old until the next sign-in; salt included."
+    )
     name: Mapped[str] = mapped_column(comment="Name as the person writes it.")
     is_active: Mapped[bool] = mapped_column(server_default=text("true"), comment="Whether the person may sign in.")
     email_verified: Mapped[bool] = mapped_column(
@@ -79,7 +82,8 @@ class User(Base):
     @validates("email")
     def _lower_email(self, _key: str, email: str) -> str:
         """Lower `email` as the trigger does, so that the object and its row agree without a second look."""
-        return email.lower()
+        # ASCII alone: elsewhere a letter may be lowered to one of ASCII, and an address to somebody else's.
+        return email.lower() if email.isascii() else email
 
 
 class AuthToken(Base):
@@ -101,8 +105,36 @@ class AuthToken(Base):
     token_hash: Mapped[str] = mapped_column(unique=True, comment="Hash of the token; the token itself is never kept.")
     expires_at: Mapped[datetime] = mapped_column(index=True, comment="From when on the token is no longer good.")
     revoked_at: Mapped[datetime | None] = mapped_column(comment="When the token was taken back, if it was.")
-    last_used_at: Mapped[datetime | None] = mapped_column(comment="When the token was last shown, if ever.")
+    last_used_at: Mapped[datetime | None] = mapped_column(
+        comment="When a token that is good for once was used; not kept of an access token, which each request shows."
+    )
     created_at: Mapped[CreatedAt]
+    # Without an index: a family is found among the tokens of its user, of whom there are few.
+    family_id: Mapped[UUID | None] = mapped_column(comment="The sign-in that the token comes from, if it is of one.")
+
+
+class Attempt(Base):
+    """How often an account, an address, or one from the other, was tried of late."""
+
+    __tablename__ = "attempts"
+    __table_args__ = (
+        CheckConstraint("level >= 0 AND level < 'Infinity'", name="level"),
+        {
+            "comment": "Failed sign-ins, and mails asked for, by account and by address.",
+            # A failed sign-in waits for no disk, and nobody makes us write by guessing.
+            "prefixes": ["UNLOGGED"],
+        },
+    )
+
+    subject: Mapped[bytes] = mapped_column(
+        primary_key=True,
+        comment="SHA-256 of what is counted: an account, an address, or both; never the text that somebody typed.",
+    )
+    level: Mapped[float] = mapped_column(Double, comment="How many attempts count as of counted_at; sinks with time.")
+    counted_at: Mapped[datetime] = mapped_column(comment="When the last one was counted.")
+    trusted_until: Mapped[datetime | None] = mapped_column(
+        comment="Until when the account's own limit does not hold for this address, after a sign-in from there."
+    )
 
 
 class Role(Base):
