@@ -169,7 +169,8 @@ class Tree:
     root: Path
     environ: dict[str, str]
     new_database_name: Callable[[str], str]
-    heads: Heads
+    heads: Heads | None = None
+    """Where databases at head are kept for later tests; none on a server of the test's own."""
     folders: dict[str, Path] = field(default_factory=dict)
     suffix: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     """For names of roles and the like, which no other test has."""
@@ -273,6 +274,7 @@ class Tree:
 
         :param names: of packages, all of them if none is given.
         """
+        assert self.heads is not None, "a repository on the run's own server"
         missing = []
         for name in names or self.folders:
             if self.heads.has(self.folders[name]):
