@@ -14,6 +14,9 @@ from psycopg import errors
 
 from atriz_database.database import Database
 
+# A server of their own, which every process of the quick tests would start.
+pytestmark = pytest.mark.gate
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Granted]:
