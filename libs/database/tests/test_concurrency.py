@@ -235,8 +235,8 @@ def test_a_time_limit_for_idle_sessions_does_not_end_the_lock(fleet: Tree) -> No
     with fleet.connect("left") as connection:
         if connection.info.server_version < 140000:
             pytest.skip("the setting is newer")
-        connection.execute(f"ALTER DATABASE {fleet.database('left')} SET idle_session_timeout = '100ms'".encode())
-    fleet.revise("left", 3, "SELECT pg_sleep(0.5)")
+        connection.execute(f"ALTER DATABASE {fleet.database('left')} SET idle_session_timeout = '700ms'".encode())
+    fleet.revise("left", 3, "SELECT pg_sleep(1)")
     done = fleet.atriz("migrate")
     assert done.returncode == 0, done.stderr
 

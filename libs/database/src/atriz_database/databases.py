@@ -174,9 +174,10 @@ def drop(
         if visitors:
             ending(visitors)
         force = sql.SQL("")
-        if visitors and connection.info.server_version >= 130000:
+        if force_connections and connection.info.server_version >= 130000:
+            # Whoever comes between the look and this is ended as well.
             force = sql.SQL("WITH (FORCE)")
-        elif visitors:
+        else:
             # PostgreSQL 12 has no WITH (FORCE).
             for visitor in visitors:
                 connection.execute("SELECT pg_terminate_backend(%s)", [visitor.pid])
