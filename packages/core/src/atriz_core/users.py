@@ -86,7 +86,7 @@ def find(connection: Connection, word: str = "", limit: int = 100) -> list[User]
 
 
 def set_password(connection: Connection, email: str, password_hash: str) -> None:
-    """Set the password of a user, and sign them out everywhere; whoever does so answers for the address, as in `create`.
+    """Set the password of a user, and sign them out everywhere; as in `create` whoever does so answers for the address.
 
     Raise `UserError` if there is no such user.
     """
