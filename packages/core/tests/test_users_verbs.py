@@ -100,6 +100,13 @@ def test_password_is_held_to_the_same_rules(atriz: Any, add_user: AddUser, given
     assert "password" in err
 
 
+def test_set_password_lets_in_who_never_verified(atriz: Any, add_user: AddUser, accounts: Accounts) -> None:
+    """Whoever lost the mail is let in by administration, which answers for the address as for those that it makes."""
+    add_user(verified=False)
+    assert atriz("users", "set-password", EMAIL, "--password-stdin", stdin=NEW)[0] == 0
+    assert accounts.sign_in(EMAIL, NEW)
+
+
 def test_password_is_asked_for_twice_on_a_terminal(
     atriz: Any, add_user: AddUser, accounts: Accounts, monkeypatch: pytest.MonkeyPatch
 ) -> None:

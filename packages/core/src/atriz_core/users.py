@@ -86,13 +86,14 @@ def find(connection: Connection, word: str = "", limit: int = 100) -> list[User]
 
 
 def set_password(connection: Connection, email: str, password_hash: str) -> None:
-    """Set the password of a user, and sign them out everywhere.
+    """Set the password of a user, and sign them out everywhere; as in `create` whoever does so answers for the address.
 
     Raise `UserError` if there is no such user.
     """
     with connection.transaction():
         row = connection.execute(
-            "UPDATE users SET password_hash = %s WHERE email = %s RETURNING id", [password_hash, email]
+            "UPDATE users SET password_hash = %s, email_verified = true WHERE email = %s RETURNING id",
+            [password_hash, email],
         ).fetchone()
         _revoke_tokens(connection, email, row)
 
