@@ -70,6 +70,7 @@ def test_registering_somebody_elses_address_gives_nothing(accounts: Accounts, ou
             accounts.sign_in(EMAIL, wrong)
 
 
+@pytest.mark.gate
 def test_taken_address_takes_no_other_time(database: Database, keys: Keys, outbox: Any, add_user: AddUser) -> None:
     """What costs is the hash, which is made in either case: medians lie within a third of one another."""
     accounts = Accounts(database, keys, outbox, Policy(cost=Cost(rounds=3, memory_kib=40_960, lanes=1)))

@@ -90,6 +90,7 @@ def test_every_failure_is_one_answer(
     assert accounts.database.query("SELECT count(*) FROM auth_tokens") == [(0,)]
 
 
+@pytest.mark.gate
 def test_failures_take_the_same_time(database: Database, keys: Keys, outbox: Any, add_user: AddUser) -> None:
     """Unknown, wrong, inactive, unverified, and a hash of older data: medians lie within a third of one another.
 

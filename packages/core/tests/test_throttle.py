@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
@@ -43,18 +44,21 @@ def pass_time(database: Database, seconds: float) -> None:
 def test_guesser_waits_longer_each_time(accounts: Accounts, add_user: AddUser, email: str) -> None:
     """Five are free, then the wait doubles to a quarter of an hour; for a known address and an unknown one alike."""
     add_user()
+    began = time.perf_counter()
     assert [fail(accounts, email) for _ in range(5)] == [0] * 5
     waits = []
     for _ in range(14):
         wait = fail(accounts, email)
+        if not waits:
+            # Less by what has passed since the fifth.
+            assert 1 - (time.perf_counter() - began) <= wait <= 1
         assert wait > 0
         assert fail(accounts, email) <= wait  # who hammers does not wait longer for it
         waits.append(wait)
         pass_time(accounts.database, wait)
         assert fail(accounts, email) == 0
     assert waits == sorted(waits)
-    assert waits[0] == pytest.approx(1, abs=0.2)
-    assert waits[3] == pytest.approx(8, rel=0.1)
+    assert 6 < waits[3] <= 8
     assert 800 < waits[-1] <= 900  # where as much sinks in the meantime as an attempt adds
 
 
