@@ -600,6 +600,8 @@ def test_on_the_embedded_server_roles_have_no_passwords(fleet: Tree) -> None:
     done = fleet.atriz("grant", "--rotate")
     assert done.returncode == 0, done.stderr
     assert "password" not in done.stdout
+    assert done.stderr.count("the embedded server asks nobody for one") == 1
+    assert fleet.atriz("grant").stderr == ""
     assert not (fleet.root / ".atriz" / "passwords").exists()
     assert fleet.atriz("env", "--write").returncode == 0
     assert (fleet.folders["left"] / ".env").read_text() == "APP_ENV=development\n"

@@ -102,6 +102,8 @@ def grant(
     outcomes = fleet.run(targets, fleet.whole(partial(_grant, options, plan)), report, failed=failed)
     outcomes = [_failed_if_left(outcome) for outcome in outcomes]
     if all(outcome.state == "done" for outcome in outcomes):
+        if rotate or any(act.what == "made" for outcome in outcomes for act in outcome.acts):
+            _tell_of_embedded(targets, report)
         outcomes = _mind_other_databases(targets, outcomes, names.values(), whole_server, report)
     return outcomes
 
@@ -302,6 +304,18 @@ def _mind_other_databases(
                 )
                 report(Act(name, target.database, "not closed", detail=text, kind="warning"))
     return [replace(each, acts=(*each.acts, *closed.get(each.package, ()))) for each in outcomes]
+
+
+def _tell_of_embedded(targets: Sequence[Target], report: Report) -> None:
+    """Say what roles are good for on a server that believes everybody."""
+    for target in targets:
+        if target.origin == EMBEDDED:
+            text = (
+                "the embedded server asks nobody for one: apps go on as its superuser here, and there is none to "
+                "rotate. On a server of your own `atriz env --write` has them sign in as these roles"
+            )
+            report(Act(target.package.name, target.database, "no passwords", detail=text, kind="warning"))
+            return
 
 
 def _closed(connection: Connection, ours: Collection[str], owners: Sequence[str]) -> list[Act]:
