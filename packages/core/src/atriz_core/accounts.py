@@ -39,13 +39,13 @@ class Policy:
     blocked_passwords: Collection[str] = frozenset()
     """Passwords to refuse beside the common ones, in lower case."""
     access_seconds: float = 15 * 60.0
-    """For how long an access token is good."""
+    """For how long an access token is good; an hour at most, to which the database sees, as to the others."""
     session_seconds: float = 30 * 86400.0
-    """After how long one has to sign in again, however often the tokens were refreshed."""
+    """After how long one has to sign in again, however often the tokens were refreshed; 30 days at most."""
     verification_seconds: float = 86400.0
-    """For how long a mail to verify an address is good."""
+    """For how long a mail to verify an address is good; 7 days at most."""
     reset_seconds: float = 3600.0
-    """For how long a mail to set a new password is good."""
+    """For how long a mail to set a new password is good; a day at most."""
     cost: Cost = field(default_factory=Cost)
     """What a hash of a password costs."""
     hashes_at_once: int | None = None
@@ -113,9 +113,10 @@ class Accounts:
         Raise `SettingsError` if keys are missing in production, or nothing sends mail there, and what
         `Database.from_environment` raises.
         """
-        keys = settings.keys()
+        is_production = settings.is_production(package=package)
+        keys = settings.keys(package=package)
         if mail is None:
-            if settings.is_production():
+            if is_production:
                 raise SettingsError(
                     "Nothing sends mail, and APP_ENV is production: give Accounts.from_environment(mail=…) something "
                     "with a method send(message)."
@@ -125,7 +126,7 @@ class Accounts:
         if url is None:
             database = Database.from_environment("core", variable=settings.VARIABLE, **pool)
         else:
-            database = Database(url, name="core", production=settings.is_production(), **pool)
+            database = Database(url, name="core", production=is_production, **pool)
         return cls(database, keys, mail, policy)
 
     def register(self, email: str, password: str, name: str, address: str | None = None) -> None:
