@@ -200,6 +200,18 @@ def test_env_write_keeps_a_url_of_somebody_else(world: Granted) -> None:
     assert "keeps DATABASE_URL" in done.stderr
 
 
+def test_a_role_that_somebody_had_made_gets_a_password_of_ours(world: Granted) -> None:
+    """Who knows the old one is turned away, and `env --write` has one to write, not the administrator's."""
+    world.administer("postgres", "CREATE ROLE left_db_app LOGIN PASSWORD 'known'")
+    assert "rotated left_db_app: `atriz env --write` takes the new passwords" in acts(granting(world))
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        psycopg.connect(f"postgresql://left_db_app:known@127.0.0.1:{world.server.port}/left_db")
+    world.connect("left_db_app", "left_db").close()
+    assert world.tree.atriz("env", "--write", "left").returncode == 0
+    assert "//left_db_app:" in (world.tree.folders["left"] / ".env").read_text()
+    assert set(acts(granting(world))) == {"up to date : "}
+
+
 def test_rotate_gives_new_passwords(world: Granted) -> None:
     """The old ones are refused, env --write puts the new ones in place of the old, and changes nothing else."""
     written(world)
