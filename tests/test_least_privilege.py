@@ -104,6 +104,8 @@ def test_each_app_serves_its_users_on_its_own_role(urls: Urls) -> None:
 _IN_SHARED = [
     "SELECT password_hash FROM users",
     "SELECT * FROM users",
+    "SELECT email FROM users",
+    "SELECT (auth.credentials(email, '')).password_hash FROM users",
     "SELECT count(password_hash) FROM users",
     "COPY users TO STDOUT",
     "SELECT token_hash FROM auth_tokens",

@@ -177,6 +177,18 @@ def test_env_write_takes_the_roles(world: Granted) -> None:
     assert "lacks nothing" in world.tree.atriz("env", "--write", "left").stdout
 
 
+def test_a_file_that_gets_a_password_is_closed_to_everybody_else(world: Granted) -> None:
+    """A copy of .env.example can be read by all on the machine, until there is something to read; its group stays."""
+    granting(world)
+    for before, after in ((0o644, 0o640), (0o666, 0o660), (0o600, 0o600)):
+        path = world.tree.folders["left"] / ".env"
+        path.write_text("# mine\n")
+        path.chmod(before)
+        assert world.tree.atriz("env", "--write", "left").returncode == 0
+        assert "left_db_owner:" in path.read_text()
+        assert stat.S_IMODE(path.stat().st_mode) == after
+
+
 def test_env_write_keeps_a_url_of_somebody_else(world: Granted) -> None:
     """A value that is there is not replaced, and it is said that it is not the role's."""
     path = world.tree.folders["left"] / ".env"
@@ -186,6 +198,18 @@ def test_env_write_keeps_a_url_of_somebody_else(world: Granted) -> None:
     done = world.tree.atriz("env", "--write", "left")
     assert path.read_text().startswith(line)
     assert "keeps DATABASE_URL" in done.stderr
+
+
+def test_a_role_that_somebody_had_made_gets_a_password_of_ours(world: Granted) -> None:
+    """Who knows the old one is turned away, and `env --write` has one to write, not the administrator's."""
+    world.administer("postgres", "CREATE ROLE left_db_app LOGIN PASSWORD 'known'")
+    assert "rotated left_db_app: `atriz env --write` takes the new passwords" in acts(granting(world))
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        psycopg.connect(f"postgresql://left_db_app:known@127.0.0.1:{world.server.port}/left_db")
+    world.connect("left_db_app", "left_db").close()
+    assert world.tree.atriz("env", "--write", "left").returncode == 0
+    assert "//left_db_app:" in (world.tree.folders["left"] / ".env").read_text()
+    assert set(acts(granting(world))) == {"up to date : "}
 
 
 def test_rotate_gives_new_passwords(world: Granted) -> None:
@@ -333,6 +357,10 @@ _DRIFT = (
     ("left_db", "ALTER ROLE left_db_owner SUPERUSER", "left_db_owner", "is NOSUPERUSER now"),
     ("left_db", "GRANT pg_read_all_stats TO left_db_app", "left_db_app", "is no member of pg_read_all_stats any more"),
     ("left_db", "GRANT right_db_owner TO left_db_app", "left_db_app", "is no member of right_db_owner any more"),
+    ("core_db", "GRANT core_db_owner TO core_db_dependents", "core_db_dependents",
+     "is no member of core_db_owner any more"),
+    ("core_db", "GRANT pg_monitor TO core_db_dependents", "core_db_dependents",
+     "is no member of pg_monitor any more"),
     ("core_db", "GRANT SELECT (password_hash) ON users TO core_db_dependents", "core_db_dependents", "(password_hash)"),
     ("core_db", "GRANT INSERT ON user_roles TO left_db_app", "left_db_app", "INSERT on table user_roles"),
     ("core_db", "REVOKE SELECT (email) ON users FROM core_db_dependents", "core_db_dependents", "lacks SELECT (email)"),

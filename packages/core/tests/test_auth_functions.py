@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID, uuid4
@@ -115,6 +116,59 @@ def test_app_that_is_broken_into_is_throttled_too(as_app: Database, add_user: Ad
     assert given == 100
 
 
+YEAR = 365 * 86400
+
+
+@pytest.mark.parametrize("seconds", ["'Infinity'", "'NaN'", "NULL", "-1", str(YEAR)])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "auth.sign_in(:email, '', :hash, NULL, gen_random_uuid(), 'a', {}, 'r', 9)",
+        "auth.sign_in(:email, '', :hash, NULL, gen_random_uuid(), 'a', 9, 'r', {})",
+        "auth.refresh(:refresh, 'a', {}, 'r')",
+        "auth.register('new@example.com', 'h', 'M', 'v', {}, 'p', 9)",
+        "auth.register(:email, 'h', 'M', 'v', 9, 'p', {})",
+        "auth.begin_reset(:email, 'p', {})",
+    ],
+)
+def test_app_that_is_broken_into_makes_no_token_for_years(
+    as_app: Database, accounts: Accounts, add_user: AddUser, password: str, call: str, seconds: str
+) -> None:
+    """How long a token is good an app says, and the database how long at most: what it made ends soon after it does."""
+    add_user()
+    refresh = hashlib.sha256(accounts.sign_in(EMAIL, password).refresh.encode()).hexdigest()
+    (row,) = as_app.query("SELECT * FROM auth.credentials(:email, '')", email=EMAIL)
+    used = {"email": EMAIL, "hash": row.password_hash, "refresh": refresh}
+    given = {name: value for name, value in used.items() if f":{name}" in call}
+    with pytest.raises(Exception, match="is good for 0 to"):
+        as_app.query(f"SELECT {call.format(seconds)}", **given)
+    assert as_app.query(f"SELECT {call.format(9)}", **given)
+
+
+@pytest.mark.parametrize("end", ["reuse", "sign out"])
+def test_tokens_without_a_family_end_together(
+    as_app: Database, accounts: Accounts, outbox: Any, add_user: AddUser, password: str, end: str
+) -> None:
+    """Of older data, or of an app that leaves the family out: reuse and signing out end them as well, and no others."""
+    add_user()
+    (row,) = as_app.query("SELECT * FROM auth.credentials(:email, '')", email=EMAIL)
+    signing_in = "SELECT auth.sign_in(:email, '', :hash, NULL, NULL, 'access', 9, 'refresh', 9)"
+    as_app.query(signing_in, email=EMAIL, hash=row.password_hash)
+    others = accounts.sign_in(EMAIL, password)
+    accounts.request_password_reset(EMAIL)
+    refreshing = "SELECT (auth.refresh('refresh', :access, 9, :new)).outcome"
+    assert as_app.query(refreshing, access="access 2", new="refresh 2") == [("refreshed",)]
+    if end == "reuse":
+        assert as_app.query(refreshing, access="access 3", new="refresh 3") == [("reused",)]
+    else:
+        assert as_app.query("SELECT auth.sign_out('access 2')") == [(True,)]
+    for each in ("access", "access 2"):
+        assert as_app.query("SELECT * FROM auth.identity(:hash)", hash=each) == []
+    assert as_app.query("SELECT (auth.refresh('refresh 2', 'a', 9, 'r')).outcome") == [("refused",)]
+    assert accounts.check(others.access).email == EMAIL
+    accounts.reset_password(outbox.last("reset").token, NEW)
+
+
 def test_nobody_may_call_them_unasked(owner: psycopg.Connection[Any]) -> None:
     """PostgreSQL lets everybody execute a new function; here nobody may who was not told so, nor see the schema."""
     rows = owner.execute(
@@ -131,9 +185,9 @@ def test_each_runs_as_its_owner_with_a_path_of_its_own(owner: psycopg.Connection
         "SELECT proname, prosecdef, proconfig FROM pg_proc WHERE pronamespace = 'auth'::regnamespace"
     ).fetchall()
     plain = {name for name, is_definer, _ in rows if not is_definer}
-    assert plain == {"limits"}
-    assert {config[0] for _, is_definer, config in rows if is_definer} == {"search_path=pg_catalog, pg_temp"}
-    assert len(rows) == 14
+    assert plain == {"limits", "expiry"}
+    assert {config[0] for name, _, config in rows if name != "limits"} == {"search_path=pg_catalog, pg_temp"}
+    assert len(rows) == 15
 
 
 def test_table_of_an_attacker_is_not_taken_for_ours(as_app: Database, add_user: AddUser, password: str) -> None:

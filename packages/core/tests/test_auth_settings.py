@@ -110,6 +110,27 @@ def test_unknown_environment_is_refused(checkout: Path) -> None:
         settings.keys({"APP_ENV": "prod"})
 
 
+def test_app_that_stands_alone_is_in_production_by_its_own_file(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the `.env` of an app is the only one its APP_ENV holds: no key is made up, no mail goes to a log."""
+    app = checkout / "packages" / "shop"
+    app.mkdir()
+    (app / "pyproject.toml").write_text(
+        '[project]\nname = "s"\nversion = "1"\n[tool.atriz.database]\nname = "s"\nurl = "DATABASE_URL"\n'
+    )
+    url = "SHARED_DATABASE_URL=postgresql://app@db.example.com/atriz_shared\n"
+    (app / ".env").write_text(f"APP_ENV=production\n{url}")
+    for name in ("SHARED_DATABASE_URL", "CORE_SHARED_DATABASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(SettingsError, match="AUTH_KEYS is not set"):
+        Accounts.from_environment("shop")
+    assert not (checkout / ".atriz").exists()
+    (app / ".env").write_text(f"APP_ENV=production\nAUTH_KEYS={KEY}\n{url}")
+    with pytest.raises(SettingsError, match="mail="):
+        Accounts.from_environment("shop")
+
+
 def test_production_needs_something_that_sends_mail(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tokens of production are not written to a console because nobody said where mail goes."""
     monkeypatch.setenv("AUTH_KEYS", KEY)

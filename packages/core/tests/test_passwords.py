@@ -154,3 +154,35 @@ def test_no_more_are_hashed_at_once_than_said() -> None:
     for thread in threads:
         thread.join()
     assert 1 <= most <= 2
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        "$argon2id$v=19$m=16777216,t=1,p=1$c29tZXNhbHRzb21lc2FsdA$c29tZXNhbHRzb21lc2FsdA",
+        "$argon2id$v=19$m=65536,t=100000,p=1$c29tZXNhbHRzb21lc2FsdA$c29tZXNhbHRzb21lc2FsdA",
+        "$argon2id$v=19$m=8,t=4294967295,p=1$c29tZXNhbHRzb21lc2FsdA$c29tZXNhbHRzb21lc2FsdA",
+        "$argon2i$v=19$m=65536,t=100000,p=1$c29tZXNhbHRzb21lc2FsdA$c29tZXNhbHRzb21lc2FsdA",
+        "$2a$31$" + "a" * 53,
+        "$2b$20$" + "a" * 53,
+    ],
+)
+def test_hash_that_would_take_for_ever_is_nobodys(stored: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What asks for gigabytes or hours, stored by an app that is broken into, stops no other: it is not computed."""
+    hasher = Hasher(CHEAP)
+    checked: list[str] = []
+
+    def look(hash_: str | bytes) -> bool:
+        checked.append(hash_ if isinstance(hash_, str) else hash_.decode())
+        return False
+
+    monkeypatch.setattr(hasher, "_fits_argon2", lambda hash_, _given: look(hash_))
+    monkeypatch.setattr(hasher, "_fits_bcrypt", lambda hash_, _given: look(hash_))
+    assert not hasher.matches(stored, GOOD, is_usable=True)
+    assert checked == [hasher._nobodys_argon2, hasher._nobodys_bcrypt.decode()]
+
+
+def test_hash_that_costs_somewhat_more_is_checked() -> None:
+    """Who lowers the cost, or has older data with a higher one, keeps their accounts."""
+    assert Hasher(CHEAP).matches(Hasher(Cost(1, 131072, 1)).hash(GOOD), GOOD, is_usable=True)
+    assert Hasher(CHEAP).matches(bcrypt.hashpw(GOOD.encode(), bcrypt.gensalt(11)).decode(), GOOD, is_usable=True)

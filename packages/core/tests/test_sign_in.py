@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID, uuid4
@@ -11,6 +12,7 @@ from uuid import UUID, uuid4
 import bcrypt
 import psycopg
 import pytest
+from sqlalchemy.exc import DBAPIError
 
 from atriz_core import tokens, users
 from atriz_core.accounts import Accounts, Policy, Tokens
@@ -378,3 +380,23 @@ def test_sql_in_every_field_is_text(
     names = accounts.database.query("SELECT name FROM users WHERE email <> :email", email=EMAIL)
     assert names == ([(f"N {text}",)] if succeeded else [])
     assert is_good(accounts, made.access)
+
+
+@pytest.mark.parametrize("call", ["sign in", "register", "change password"])
+def test_error_of_the_database_shows_no_hash(accounts: Accounts, add_user: AddUser, password: str, call: str) -> None:
+    """What fails in the database goes to a log: there stands the statement, and neither address nor hash."""
+    add_user()
+    doing = {
+        "sign in": lambda: accounts.sign_in("ada@example.com", password),
+        "register": lambda: accounts.register("new@example.com", password, "New"),
+        "change password": lambda: accounts.change_password("ada@example.com", password, password[::-1]),
+    }
+    accounts.database.execute(
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION $$no$$; END'"
+    )
+    accounts.database.execute("CREATE TRIGGER fail BEFORE INSERT OR UPDATE ON users EXECUTE FUNCTION fail()")
+    with pytest.raises(DBAPIError, match=r"SELECT .*auth\.") as caught:
+        doing[call]()
+    told = "".join(traceback.format_exception(caught.value))
+    assert "$argon2id$" not in told
+    assert "@example.com" not in str(caught.value)

@@ -167,12 +167,13 @@ def joining(
     :param managed: all roles of the workspace. Packages that this tree leaves out have roles as well.
     """
     wanted = {(own.app, own.owner), *((own.dependents, name) for name in dependents if own.dependents)}
-    there = _memberships(connection, [own.owner, own.app, *dependents])
+    # What the group is in, all its members have: it is to be in nothing.
+    there = _memberships(connection, [*own.names, *dependents])
     allowed = wanted | {(group, own.app) for group in needs}
     superfluous = [
         (group, member)
         for group, member in there
-        if member in (own.owner, own.app)
+        if member in own.names
         and (group, member) not in allowed
         and not (member == own.app and group.endswith(_DEPENDENTS) and group not in managed)
     ]

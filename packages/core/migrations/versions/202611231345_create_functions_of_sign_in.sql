@@ -112,8 +112,8 @@ BEGIN
         RETURN false;
     END IF;
     INSERT INTO public.auth_tokens (user_id, token_type, token_hash, expires_at, family_id)
-    VALUES (user_, 'access', access_hash, now() + make_interval(secs => access_seconds), $5),
-           (user_, 'refresh', refresh_hash, now() + make_interval(secs => refresh_seconds), $5);
+    VALUES (user_, 'access', access_hash, auth.expiry('access', access_seconds), $5),
+           (user_, 'refresh', refresh_hash, auth.expiry('refresh', refresh_seconds), $5);
     -- Only this attempt is taken back from the account and the address: else whoever has one account of their own could
     -- guess at others for ever, and each sign-in of the owner would give the others another hundred.
     FOR limit_ IN SELECT * FROM auth.limits('sign-in', $1, $2) LOOP
@@ -130,6 +130,24 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION auth.sign_in IS 'Begin a family of tokens for a user whose password was checked.';
+
+-- The longest that each is good for. An app says how long, but one that is broken into cannot make itself tokens that
+-- outlive the mending by years.
+CREATE FUNCTION auth.expiry(token_type text, seconds double precision) RETURNS timestamptz
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    longest double precision := CASE token_type WHEN 'access' THEN 3600 WHEN 'refresh' THEN 30 * 86400
+                                WHEN 'email_verification' THEN 7 * 86400 WHEN 'password_reset' THEN 86400 END;
+BEGIN
+    -- Nothing and NaN are not between.
+    IF (seconds BETWEEN 0 AND longest) IS NOT TRUE THEN
+        RAISE EXCEPTION 'a token of type % is good for 0 to % seconds, and not for %', token_type, longest, seconds
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    RETURN now() + make_interval(secs => seconds);
+END
+$$;
+COMMENT ON FUNCTION auth.expiry IS 'When a token of a type expires that is to be good for so many seconds.';
 
 -- Every request asks this. plpgsql keeps the plan for as long as a connection lives, where sql plans anew before
 -- PostgreSQL 18; and left to itself the server takes the plan for one hash to be cheaper, and plans it each time.
@@ -162,17 +180,19 @@ BEGIN
     IF NOT FOUND THEN
         RETURN;
     END IF;
-    -- Again, now that nobody else changes it.
+    -- Again, now that nobody else changes it. A family is never of nothing, not even of a token from older data that
+    -- has none: all without one are one family.
     SELECT * INTO shown FROM public.auth_tokens t WHERE t.id = shown.id;
     IF shown.last_used_at IS NOT NULL THEN
         UPDATE public.auth_tokens t SET revoked_at = now()
-        WHERE t.user_id = shown.user_id AND t.family_id = shown.family_id AND t.revoked_at IS NULL;
+        WHERE t.user_id = shown.user_id AND t.family_id IS NOT DISTINCT FROM shown.family_id
+          AND t.token_type IN ('access', 'refresh') AND t.revoked_at IS NULL;
         outcome := 'reused';
     ELSIF shown.revoked_at IS NULL AND shown.expires_at > now() THEN
         UPDATE public.auth_tokens t SET last_used_at = now() WHERE t.id = shown.id;
         -- The new one ends when the old one would have: a sign-in has an end, however often it is refreshed.
         INSERT INTO public.auth_tokens (user_id, token_type, token_hash, expires_at, family_id)
-        VALUES (shown.user_id, 'access', access_hash, now() + make_interval(secs => access_seconds), shown.family_id),
+        VALUES (shown.user_id, 'access', access_hash, auth.expiry('access', access_seconds), shown.family_id),
                (shown.user_id, 'refresh', new_hash, shown.expires_at, shown.family_id);
         outcome := 'refreshed';
         user_id := shown.user_id;
@@ -193,7 +213,8 @@ BEGIN
     END IF;
     PERFORM FROM public.users u WHERE u.id = shown.user_id FOR NO KEY UPDATE;
     UPDATE public.auth_tokens t SET revoked_at = now()
-    WHERE t.user_id = shown.user_id AND t.family_id = shown.family_id AND t.revoked_at IS NULL;
+    WHERE t.user_id = shown.user_id AND t.family_id IS NOT DISTINCT FROM shown.family_id
+      AND t.token_type IN ('access', 'refresh') AND t.revoked_at IS NULL;
     RETURN true;
 END
 $$;
@@ -223,14 +244,14 @@ BEGIN
     is_new := FOUND;
     IF is_new THEN
         INSERT INTO public.auth_tokens (user_id, token_type, token_hash, expires_at)
-        VALUES (user_, 'email_verification', verification_hash, now() + make_interval(secs => verification_seconds));
+        VALUES (user_, 'email_verification', verification_hash, auth.expiry('email_verification', verification_seconds));
         RETURN;
     END IF;
     SELECT u.id, u.name INTO user_, known_name FROM public.users u WHERE u.email = $1 FOR NO KEY UPDATE;
     UPDATE public.auth_tokens t SET revoked_at = now()
     WHERE t.user_id = user_ AND t.token_type = 'email_verification' AND t.revoked_at IS NULL;
     INSERT INTO public.auth_tokens (user_id, token_type, token_hash, expires_at)
-    VALUES (user_, 'password_reset', reset_hash, now() + make_interval(secs => reset_seconds));
+    VALUES (user_, 'password_reset', reset_hash, auth.expiry('password_reset', reset_seconds));
 END
 $$;
 COMMENT ON FUNCTION auth.register IS 'Make a user, or where the address is taken a token for its owner.';
@@ -243,7 +264,7 @@ BEGIN
     SELECT * INTO found_ FROM public.users u WHERE u.email = $1 AND u.is_active FOR NO KEY UPDATE;
     IF FOUND THEN
         INSERT INTO public.auth_tokens (user_id, token_type, token_hash, expires_at)
-        VALUES (found_.id, 'password_reset', reset_hash, now() + make_interval(secs => reset_seconds));
+        VALUES (found_.id, 'password_reset', reset_hash, auth.expiry('password_reset', reset_seconds));
     END IF;
     RETURN found_.name;
 END
@@ -342,6 +363,7 @@ DROP FUNCTION auth.sign_out_everywhere(uuid);
 DROP FUNCTION auth.sign_out(text);
 DROP FUNCTION auth.refresh(text, text, double precision, text);
 DROP FUNCTION auth.identity(text);
+DROP FUNCTION auth.expiry(text, double precision);
 DROP FUNCTION auth.sign_in(text, text, text, text, uuid, text, double precision, text, double precision);
 DROP FUNCTION auth.credentials(text, text);
 DROP FUNCTION auth.attempt(text, text, text);

@@ -7,11 +7,13 @@ is counted, that a stolen token ends its family) would be rolled back with it.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
+
+from sqlalchemy.exc import StatementError
 
 from atriz_core import addresses, passwords, settings, throttle, tokens
 from atriz_core.errors import InputError, SignInError, ThrottledError, TokenError
@@ -39,13 +41,13 @@ class Policy:
     blocked_passwords: Collection[str] = frozenset()
     """Passwords to refuse beside the common ones, in lower case."""
     access_seconds: float = 15 * 60.0
-    """For how long an access token is good."""
+    """For how long an access token is good; an hour at most, to which the database sees, as to the others."""
     session_seconds: float = 30 * 86400.0
-    """After how long one has to sign in again, however often the tokens were refreshed."""
+    """After how long one has to sign in again, however often the tokens were refreshed; 30 days at most."""
     verification_seconds: float = 86400.0
-    """For how long a mail to verify an address is good."""
+    """For how long a mail to verify an address is good; 7 days at most."""
     reset_seconds: float = 3600.0
-    """For how long a mail to set a new password is good."""
+    """For how long a mail to set a new password is good; a day at most."""
     cost: Cost = field(default_factory=Cost)
     """What a hash of a password costs."""
     hashes_at_once: int | None = None
@@ -113,9 +115,10 @@ class Accounts:
         Raise `SettingsError` if keys are missing in production, or nothing sends mail there, and what
         `Database.from_environment` raises.
         """
-        keys = settings.keys()
+        is_production = settings.is_production(package=package)
+        keys = settings.keys(package=package)
         if mail is None:
-            if settings.is_production():
+            if is_production:
                 raise SettingsError(
                     "Nothing sends mail, and APP_ENV is production: give Accounts.from_environment(mail=…) something "
                     "with a method send(message)."
@@ -125,7 +128,7 @@ class Accounts:
         if url is None:
             database = Database.from_environment("core", variable=settings.VARIABLE, **pool)
         else:
-            database = Database(url, name="core", production=settings.is_production(), **pool)
+            database = Database(url, name="core", production=is_production, **pool)
         return cls(database, keys, mail, policy)
 
     def register(self, email: str, password: str, name: str, address: str | None = None) -> None:
@@ -142,7 +145,7 @@ class Accounts:
         throttle.count_mail(self.database, email, address)
         password_hash = self._hasher.hash(password)
         verification, reset = tokens.new(), tokens.new()
-        (row,) = self.database.query(
+        (row,) = self._ask(
             "SELECT * FROM auth.register(:email, :password_hash, :name, :verification, :verification_seconds, :reset,"
             " :reset_seconds)",
             email=email,
@@ -169,7 +172,7 @@ class Accounts:
         email, seen = self._checked(email, password, address)
         new_hash = self._hasher.hash(password) if self._hasher.is_outdated(seen.password_hash) else None
         token_id, refresh = tokens.new(), tokens.new()
-        ((is_signed_in,),) = self.database.query(
+        ((is_signed_in,),) = self._ask(
             "SELECT auth.sign_in(:email, :source, :seen_hash, :new_hash, :family, :access, :access_seconds, :refresh,"
             " :refresh_seconds)",
             email=email,
@@ -196,7 +199,7 @@ class Accounts:
         Raise `TokenError` if it is not good.
         """
         token_id, refresh = tokens.new(), tokens.new()
-        (row,) = self.database.query(
+        (row,) = self._ask(
             "SELECT * FROM auth.refresh(:old, :access, :access_seconds, :new)",
             old=tokens.hashed(refresh_token),
             access=tokens.hashed(token_id),
@@ -215,7 +218,7 @@ class Accounts:
         Raise `TokenError` if it is not good.
         """
         claims = tokens.verify(self._keys, access_token)
-        rows = self.database.query("SELECT * FROM auth.identity(:hash)", hash=tokens.hashed(claims.token_id))
+        rows = self._ask("SELECT * FROM auth.identity(:hash)", hash=tokens.hashed(claims.token_id))
         if not rows or rows[0].user_id != claims.user_id:
             raise TokenError
         user_id, email, name, roles = rows[0]
@@ -227,20 +230,20 @@ class Accounts:
         Raise `TokenError` if it is not good.
         """
         claims = tokens.verify(self._keys, access_token)
-        ((is_signed_out,),) = self.database.query("SELECT auth.sign_out(:hash)", hash=tokens.hashed(claims.token_id))
+        ((is_signed_out,),) = self._ask("SELECT auth.sign_out(:hash)", hash=tokens.hashed(claims.token_id))
         if not is_signed_out:
             raise TokenError
 
     def sign_out_everywhere(self, user_id: UUID) -> None:
         """Revoke all tokens of a user, in every app at once. Nobody of that id is fine."""
-        self.database.query("SELECT auth.sign_out_everywhere(:user_id)", user_id=user_id)
+        self._ask("SELECT auth.sign_out_everywhere(:user_id)", user_id=user_id)
 
     def verify_email(self, token: str) -> None:
         """Spend a token that came by mail: the address is shown to be theirs, and they can sign in.
 
         Raise `TokenError` if it is not good, or was spent.
         """
-        ((is_verified,),) = self.database.query("SELECT auth.verify_email(:hash)", hash=tokens.hashed(token))
+        ((is_verified,),) = self._ask("SELECT auth.verify_email(:hash)", hash=tokens.hashed(token))
         if not is_verified:
             raise TokenError
 
@@ -255,7 +258,7 @@ class Accounts:
         email = addresses.normalised(email)
         throttle.count_mail(self.database, email, address)
         token = tokens.new()
-        ((name,),) = self.database.query(
+        ((name,),) = self._ask(
             "SELECT auth.begin_reset(:email, :hash, :seconds)",
             email=email,
             hash=tokens.hashed(token),
@@ -272,12 +275,12 @@ class Accounts:
         """
         token_hash = tokens.hashed(token)
         # A look first: who guesses tokens costs us no hash of a password.
-        owners = self.database.query("SELECT * FROM auth.reset_owner(:hash)", hash=token_hash)
+        owners = self._ask("SELECT * FROM auth.reset_owner(:hash)", hash=token_hash)
         if not owners:
             raise TokenError
         email, name = owners[0]
         self._refuse_password(password, email, name)
-        ((is_set,),) = self.database.query(
+        ((is_set,),) = self._ask(
             "SELECT auth.reset_password(:hash, :password_hash, :source)",
             hash=token_hash,
             password_hash=self._hasher.hash(password),
@@ -297,7 +300,7 @@ class Accounts:
         """
         self._refuse_password(new, email, "")
         email, seen = self._checked(email, old, address)
-        ((is_set,),) = self.database.query(
+        ((is_set,),) = self._ask(
             "SELECT auth.change_password(:email, :source, :seen_hash, :new_hash)",
             email=email,
             source=throttle.source(address),
@@ -320,6 +323,18 @@ class Accounts:
     ) -> None:
         self.close()
 
+    def _ask(self, statement: str, **values: object) -> Sequence[Any]:
+        """Return the rows of a statement; where it fails the error shows no values, which are hashes and addresses."""
+        try:
+            return self.database.query(statement, **values)
+        except Exception as error:
+            seen: BaseException | None = error
+            while seen is not None:
+                if isinstance(seen, StatementError):
+                    seen.hide_parameters = True
+                seen = seen.__cause__ or seen.__context__
+            raise
+
     def _checked(self, email: str, password: str, address: str | None) -> tuple[str, _Seen]:
         """Return what a password was checked against, and found right.
 
@@ -330,7 +345,7 @@ class Accounts:
         except InputError:
             # Nobody can have it, which whoever asks knew before: no need to take the time of a hash.
             raise SignInError from None
-        (row,) = self.database.query(
+        (row,) = self._ask(
             "SELECT * FROM auth.credentials(:email, :source)", email=email, source=throttle.source(address)
         )
         if row.wait > 0:

@@ -34,6 +34,10 @@ _FEWEST_LEFT = 5
 _BCRYPT_BYTES = 72
 # What older data was hashed with; a dummy takes as long.
 _BCRYPT_COST = 10
+# What a stored hash may ask of us at most, about a second: an app that is broken into could store one that takes hours
+# or all the memory of the others, which check it.
+_HIGHEST_BCRYPT_COST = 14
+_MOST_MEMORY, _MOST_WORK = 4, 16  # times our own, or the default where that is more
 
 
 def refuse(password: str, shortest: int, blocked: Collection[str] = (), about: Collection[str] = ()) -> None:
@@ -115,7 +119,7 @@ class Hasher:
         :param is_usable: whether the account may sign in.
         """
         given = _bytes(password) if len(password) <= LONGEST else None
-        kind = "" if stored is None or given is None else stored[:4]
+        kind = "" if stored is None or given is None or self._is_endless(stored) else stored[:4]
         given = given or b""
         with self._turns:
             if kind in ("$2a$", "$2b$", "$2y$") and stored is not None:
@@ -133,6 +137,19 @@ class Hasher:
     def is_outdated(self, stored: str) -> bool:
         """Return whether a hash is to be replaced: it is of bcrypt, or cost something else."""
         return not stored.startswith("$argon2id$") or self._argon2.check_needs_rehash(stored)
+
+    def _is_endless(self, stored: str) -> bool:
+        """Return whether to check a hash would cost far more than one of ours."""
+        if not stored.startswith("$arg"):
+            return stored[4:6].isdecimal() and int(stored[4:6]) > _HIGHEST_BCRYPT_COST
+        try:
+            asked = argon2.extract_parameters(stored)
+        except (argon2.exceptions.InvalidHashError, ValueError):
+            return False  # nor is it one that is checked
+        ours = (Cost(), Cost(self._argon2.time_cost, self._argon2.memory_cost))
+        memory = max(cost.memory_kib for cost in ours)
+        work = max(cost.memory_kib * cost.rounds for cost in ours)
+        return asked.memory_cost > _MOST_MEMORY * memory or asked.memory_cost * asked.time_cost > _MOST_WORK * work
 
     def _fits_argon2(self, stored: str, given: bytes) -> bool:
         try:

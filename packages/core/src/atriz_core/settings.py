@@ -1,8 +1,8 @@
 """Where the keys of access tokens come from, and how an app gets to core's database.
 
 The only part of this package that reads the process environment. ``AUTH_KEYS``, ``AUTH_ISSUER``, ``AUTH_AUDIENCE`` and
-``APP_ENV``: there, then in core's ``.env``, then in the root's. Without AUTH_KEYS, outside of production, a key is made
-once for the checkout.
+``APP_ENV``: there, then in the ``.env`` of the app, of core, and of the root. Without AUTH_KEYS, outside of production,
+a key is made once for the checkout.
 """
 
 from __future__ import annotations
@@ -24,19 +24,20 @@ DEVELOPMENT_FILE = Path(".atriz", "auth-keys")
 """Where the key of a checkout is, from its root; git leaves the folder alone."""
 
 
-def keys(environ: Mapping[str, str] | None = None) -> Keys:
+def keys(environ: Mapping[str, str] | None = None, package: str = "core") -> Keys:
     """Return the keys that access tokens are signed and verified with.
 
     :param environ: the process environment, `os.environ` where not given.
+    :param package: the app's name, its folder's.
 
     Raise `SettingsError` if AUTH_KEYS cannot be used, or is missing in production or outside of a workspace.
     """
     root = _root()
-    values = _values(root, environ)
+    values = _values(root, environ, package)
     issuer, audience = values.get("AUTH_ISSUER") or "atriz", values.get("AUTH_AUDIENCE") or "atriz"
     text = values.get("AUTH_KEYS")
     if not text:
-        if is_production(environ):
+        if is_production(environ, package):
             raise SettingsError(
                 "AUTH_KEYS is not set, and APP_ENV is production. Make a key, and give the same one to every app: "
                 f"{_HOW}"
@@ -75,21 +76,24 @@ def shared_url(package: str, environ: Mapping[str, str] | None = None) -> Databa
         raise SettingsError(f"{value} {error}.") from None
 
 
-def is_production(environ: Mapping[str, str] | None = None) -> bool:
-    """Return whether APP_ENV says production.
+def is_production(environ: Mapping[str, str] | None = None, package: str = "core") -> bool:
+    """Return whether APP_ENV says production; of an app that stands alone its own ``.env`` says it.
+
+    :param package: the app's name, its folder's.
 
     Raise `SettingsError` if it says something unknown.
     """
-    environment = _values(_root(), environ).get("APP_ENV", "development")
+    environment = _values(_root(), environ, package).get("APP_ENV", "development")
     if environment not in settings.ENVIRONMENTS:
         raise SettingsError(f"APP_ENV is {environment!r}. It must be {', '.join(settings.ENVIRONMENTS)}.")
     return environment == "production"
 
 
-def _values(root: Path | None, environ: Mapping[str, str] | None) -> dict[str, str]:
+def _values(root: Path | None, environ: Mapping[str, str] | None, package: str) -> dict[str, str]:
     files = []
     if root is not None:
-        own = [package.folder for package in workspace.load(root).packages if package.name == "core"]
+        folders = {each.name: each.folder for each in workspace.load(root).packages}
+        own = [folders[name] for name in dict.fromkeys(("core", package)) if name in folders]
         files = [settings.read_file(folder / ".env") for folder in (root, *own)]
     held = {name: value.text for file in files for name, value in file.items()}
     return {**held, **(os.environ if environ is None else environ)}

@@ -70,7 +70,8 @@ def write_environment(workspace: Workspace, name: str | None = None) -> list[Wri
     The root file gets the server that PG* name in the process environment; a package's gets APP_ENV, its URL, and the
     URLs of what it depends on. After `grant` these sign in as the application's role, and the ``DIRECT_`` form as the
     owner; a new password of theirs replaces the old one. For the embedded server neither a URL nor PG* is written, so
-    that it stays in force. The files are for their owner alone: they hold passwords.
+    that it stays in force. A new file is for its owner alone, and one that is there is closed to everybody but its
+    owner and group when something is written: they hold passwords.
 
     Raise `SettingsError` if a value cannot be used, or a file cannot be written.
     """
@@ -135,7 +136,8 @@ def _add(path: Path, values: Mapping[str, str], given: Mapping[str, DatabaseURL]
             beside.touch(mode=0o600)
             beside.write_text(text, encoding="utf-8")
             if not made:
-                beside.chmod(path.stat().st_mode & 0o777)
+                # A copy of .env.example may be read by everybody on the machine. Who is in its group stays as it was.
+                beside.chmod(path.stat().st_mode & 0o770)
             beside.replace(path)
         except OSError as error:
             raise SettingsError(f"{path} cannot be written: {error.strerror}.") from None

@@ -186,6 +186,11 @@ def _in_transaction(connection: Connection, options: Options, plan: _Plan, targe
                 # What signs in here and belongs to another package gets its password there, if that is on this server.
                 and (each is target or not _same_server(each, target))
             ]
+            if given and {own.owner, own.app} & {*made}:
+                # One that was there before the other was somebody's: who knows its password is not to have its rights.
+                rotated += [
+                    role for role in (own.owner, own.app) if role not in (*made, *rotated) and not _kept(target, role)
+                ]
             for role in (*given, *rotated):
                 password, statement = roles.new_password(connection, role)
                 connection.execute(statement)
