@@ -400,3 +400,24 @@ def test_error_of_the_database_shows_no_hash(accounts: Accounts, add_user: AddUs
     told = "".join(traceback.format_exception(caught.value))
     assert "$argon2id$" not in told
     assert "@example.com" not in str(caught.value)
+
+
+def test_when_a_token_was_last_shown_is_kept_to_the_minute(
+    accounts: Accounts, add_user: AddUser, password: str
+) -> None:
+    """The first time, and again after a minute; in between nothing is written, and nobody who holds the row waits."""
+    add_user()
+    shown = "SELECT last_used_at, xmin::text FROM auth_tokens WHERE token_type = 'access'"
+    made = accounts.sign_in(EMAIL, password)
+    assert accounts.database.query(shown)[0].last_used_at is None
+    accounts.check(made.access)
+    (first,) = accounts.database.query(shown)
+    assert first.last_used_at is not None
+    accounts.check(made.access)
+    assert accounts.database.query(shown) == [first]
+    accounts.database.execute("UPDATE auth_tokens SET last_used_at = now() - interval '61 seconds'")
+    with psycopg.connect(accounts.database.url.text(secrets=True)) as other:
+        other.execute("SELECT FROM auth_tokens FOR UPDATE")
+        accounts.check(made.access)
+    accounts.check(made.access)
+    assert accounts.database.query(shown)[0].last_used_at >= first.last_used_at
