@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 from uuid import UUID
 
@@ -194,3 +195,22 @@ def test_nothing_that_was_typed_is_kept(accounts: Accounts, database: Database) 
     assert "203.0.113.9" not in text
     ((kind,),) = database.query("SELECT relpersistence::text FROM pg_class WHERE relname = 'attempts'")
     assert kind == "u"  # and it is written to no log
+
+
+def test_flood_is_turned_away_before_it_is_counted(accounts: Accounts, add_user: AddUser, password: str) -> None:
+    """When so many hash or wait to that others would wait too long, they are told to come back, and lose no attempt."""
+    add_user()
+    with ExitStack() as taken:
+        with pytest.raises(ThrottledError) as caught:
+            while True:
+                taken.enter_context(accounts._hasher.admitted())
+        assert caught.value.seconds == 1
+        for _ in range(10):
+            with pytest.raises(ThrottledError):
+                accounts.sign_in(EMAIL, password, "203.0.113.9")
+    assert accounts.database.query("SELECT count(*) FROM attempts") == [(0,)]
+    made = accounts.sign_in(EMAIL, password, "203.0.113.9")
+    with ExitStack() as taken:
+        for _ in range(16):
+            taken.enter_context(accounts._hasher.admitted())
+        assert accounts.check(made.access).email == EMAIL  # which hashes nothing

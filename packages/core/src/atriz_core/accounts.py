@@ -7,10 +7,11 @@ is counted, that a stolen token ends its family) would be rolled back with it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID, uuid4
 
 from sqlalchemy.exc import StatementError
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
     from atriz_database.engine import PoolOptions
 
+P = ParamSpec("P")
+T = TypeVar("T")
 _LONGEST_NAME = 200
 
 
@@ -82,6 +85,17 @@ class Identity:
         return role in self.roles
 
 
+def _admitted(method: Callable[Concatenate[Accounts, P], T]) -> Callable[Concatenate[Accounts, P], T]:
+    """Have a method that hashes refuse, before it begins, whom it would have wait too long."""
+
+    @wraps(method)
+    def admitted(self: Accounts, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with self._hasher.admitted():
+            return method(self, *args, **kwargs)
+
+    return admitted
+
+
 class Accounts:
     """The accounts of the shared database, for all threads of a program.
 
@@ -131,6 +145,7 @@ class Accounts:
             database = Database(url, name="core", production=is_production, **pool)
         return cls(database, keys, mail, policy)
 
+    @_admitted
     def register(self, email: str, password: str, name: str, address: str | None = None) -> None:
         """Make an account, which can be signed in to once its owner has shown that the address is theirs.
 
@@ -161,6 +176,7 @@ class Accounts:
         else:
             self._mail.send(Message("taken", email, row.known_name, reset))
 
+    @_admitted
     def sign_in(self, email: str, password: str, address: str | None = None) -> Tokens:
         """Return tokens for whoever knows the password.
 
@@ -267,6 +283,7 @@ class Accounts:
         if name is not None:
             self._mail.send(Message("reset", email, name, token))
 
+    @_admitted
     def reset_password(self, token: str, password: str, address: str | None = None) -> None:
         """Spend a token that came by mail on a new password; the user is signed out everywhere.
 
@@ -290,6 +307,7 @@ class Accounts:
             raise TokenError
         self._mail.send(Message("changed", email, name))
 
+    @_admitted
     def change_password(self, email: str, old: str, new: str, address: str | None = None) -> None:
         """Set a new password for whoever knows the old one; the user is signed out everywhere, here as well.
 

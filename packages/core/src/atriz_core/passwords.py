@@ -10,13 +10,14 @@ import secrets
 import threading
 import unicodedata
 from base64 import b64encode
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import argon2
 import bcrypt
 
-from atriz_core.errors import InputError
+from atriz_core.errors import InputError, ThrottledError
 
 LONGEST = 256
 """How many characters a password may have. Who needs more than 64, as NIST asks to allow, has a passphrase."""
@@ -31,6 +32,7 @@ _COMMON = (
     *("12345678901234567890", "1234567890", "123456789", "12345678", "1234567", "123456", "12345", "1234", "atriz"),
 )  # fmt: skip
 _FEWEST_LEFT = 5
+_FULL_SECONDS = 1.0
 _BCRYPT_BYTES = 72
 # What older data was hashed with; a dummy takes as long.
 _BCRYPT_COST = 10
@@ -92,17 +94,34 @@ class Hasher:
     :param cost: what a new hash costs; a stored one that cost something else is replaced at the next sign-in.
     :param at_once: how many are hashed at the same time, others wait; as many as there are cores where not given. Each
         takes its memory, so that a flood of sign-ins would else take all of it.
+    :param waiting: how many may wait for that. Who comes then is told to come back: whoever waits holds a thread, of
+        which a web server has few (FastAPI forty), and others have other things to ask.
     """
 
-    def __init__(self, cost: Cost = Cost(), *, at_once: int | None = None) -> None:
+    def __init__(self, cost: Cost = Cost(), *, at_once: int | None = None, waiting: int = 16) -> None:
         self._argon2 = argon2.PasswordHasher(cost.rounds, cost.memory_kib, cost.lanes)
-        self._turns = threading.BoundedSemaphore(at_once or os.cpu_count() or 1)
+        at_once = at_once or os.cpu_count() or 1
+        self._turns = threading.BoundedSemaphore(at_once)
+        self._places = threading.BoundedSemaphore(at_once + waiting)
         # Nobody's: what is checked where there is nothing to check. Of random bytes, so that no password fits.
         parameters = f"$argon2id$v={argon2.low_level.ARGON2_VERSION}$m={cost.memory_kib},t={cost.rounds},p={cost.lanes}"
         self._nobodys_argon2 = "$".join((parameters, _base64(16), _base64(32)))
         self._nobodys_bcrypt = bcrypt.hashpw(secrets.token_bytes(32), bcrypt.gensalt(4)).replace(
             b"$04$", b"$%02d$" % _BCRYPT_COST
         )
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Hold a place among those who hash or wait to, before anything is counted for them.
+
+        Raise `ThrottledError` if all are taken.
+        """
+        if not self._places.acquire(blocking=False):
+            raise ThrottledError(_FULL_SECONDS)
+        try:
+            yield
+        finally:
+            self._places.release()
 
     def hash(self, password: str) -> str:
         """Return the hash of a password that :func:`refuse` takes, encoded, with its salt and its cost."""
