@@ -137,7 +137,7 @@ class Accounts:
         Raise `InputError` if something cannot be taken, and `ThrottledError` if there were too many.
         """
         email = addresses.normalised(email)
-        name = _name(name)
+        name = normalised_name(name)
         self._refuse_password(password, email, name)
         throttle.count_mail(self.database, email, address)
         password_hash = self._hasher.hash(password)
@@ -355,7 +355,11 @@ class _Seen:
     name: str
 
 
-def _name(name: str) -> str:
+def normalised_name(name: str) -> str:
+    """Return a name as it is stored, without white space around it.
+
+    Raise `InputError` if it is empty, too long, or has characters that cannot be seen.
+    """
     text = name.strip()
     if not text or len(text) > _LONGEST_NAME or not text.isprintable():
         raise InputError("name", f"The name should be 1 to {_LONGEST_NAME} characters that can be seen.")
