@@ -33,7 +33,7 @@ def test_app_says_at_its_start_what_is_wrong_and_starts(
             first, second = caplog.messages
             assert first.startswith("core: the database is behind the code")
             assert first.endswith("Run `atriz migrate core`.")
-            assert second.startswith("mextrack: the database is not to be had")
+            assert second.startswith("mextrack: the database cannot be used")
             sent = {"email": "ada@example.com", "password": "not the password"}
             assert client.post("/auth/login", json=sent).status_code == 503
             database.execute("ALTER SCHEMA once RENAME TO auth")

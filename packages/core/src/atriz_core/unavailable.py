@@ -36,4 +36,4 @@ def reason(error: Exception, package: str = "") -> str | None:
         return f"the role may not do what it has to: {text}. Run `{f'atriz grant {package}'.rstrip()}`."
     # Where there is no connection there is no state either.
     is_refused = state.startswith(_REFUSED) or (not state and isinstance(error.orig, psycopg.OperationalError))
-    return f"the database is not to be had: {text}. `atriz status` shows where it should be." if is_refused else None
+    return f"the database cannot be used: {text}. `atriz status` shows where it should be." if is_refused else None
