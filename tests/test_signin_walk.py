@@ -77,3 +77,19 @@ def test_factory_of_the_page_serves_production(environ: dict[str, str], monkeypa
     app.state.database.close()
     with pytest.raises(SystemExit, match=r"docs/signin\.md"):
         serving.web.create_app()
+
+
+def test_wrong_settings_end_uvicorn_with_one_line(environ: dict[str, str]) -> None:
+    """What the factory says is all that is said: no traceback of a server's."""
+    done = subprocess.run(
+        [Path(sys.executable).with_name("uvicorn"), "--factory", "mextrack.web:create_app", "--port", "0"],
+        cwd=ROOT,
+        env=os.environ | environ | {"AUTH_KEYS": "a:hunter2"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("mextrack: AUTH_KEYS cannot be used")
+    assert done.stderr.count("\n") == 1
+    assert "hunter2" not in done.stderr

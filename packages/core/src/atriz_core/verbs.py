@@ -174,8 +174,7 @@ def _refuse_misfits(given: argparse.Namespace) -> None:
         raise _UsageError(f"users {action} needs {' and '.join(lacks)}. {how}")
     if "--password-stdin" in may and not given.password_stdin and not sys.stdin.isatty():
         raise _UsageError(
-            "There is no terminal to ask for the password on. Give it on stdin: "
-            f"`atriz users {action} … --password-stdin`."
+            "There is no terminal to ask for the password on. Write it to stdin, and add --password-stdin."
         )
 
 
