@@ -5,12 +5,14 @@ Sessions are made from the members' manifests: a new package is a new folder, an
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import hashlib
 import json
 import os
 import shutil
 import signal
+import socket
 import sys
 import tomllib
 from collections.abc import Iterable
@@ -192,10 +194,23 @@ def _serve_session(name: str, folder: Path) -> None:
     module = tomllib.loads((folder / "pyproject.toml").read_text())["tool"]["uv"]["build-backend"]["module-name"]
 
     def run(session: nox.Session) -> None:
+        _refuse_taken_port(session)
         _run(session, "uvicorn", "--factory", f"{module}.web:create_app", "--host", "127.0.0.1", *session.posargs)
 
     run.__doc__ = f"Serve {name} on this machine; -- --port N, 0 for a free one, and whatever uvicorn takes."
     nox.session(name=f"serve:{name}")(run)
+
+
+def _refuse_taken_port(session: nox.Session) -> None:
+    """End the session if something listens where uvicorn would: it names the error, and not the next step."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    given, _ = parser.parse_known_args(session.posargs)
+    with socket.socket() as taken:
+        # Nobody answers at port 0, nor where uvicorn will say that there is no such address.
+        if given.port and taken.connect_ex((given.host, given.port)) == 0:
+            session.error(f"port {given.port} is taken. A free one: nox -s {session.name} -- --port 0")
 
 
 for _name, _manifest in MEMBERS.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -35,10 +36,11 @@ def atriz(
         def isatty(self) -> bool:
             return True
 
-    def run(*words: str, stdin: str | None = "") -> tuple[int, str, str]:
+    def run(*words: str, stdin: str | io.TextIOBase | None = "") -> tuple[int, str, str]:
         monkeypatch.setenv("CORE_SHARED_DATABASE_URL", database.url.text(secrets=True))
         monkeypatch.setenv("APP_ENV", "test")
-        monkeypatch.setattr("sys.stdin", Terminal() if stdin is None else io.StringIO(stdin))
+        given = Terminal() if stdin is None else io.StringIO(stdin) if isinstance(stdin, str) else stdin
+        monkeypatch.setattr("sys.stdin", given)
         status = main([*words, "--root", str(ROOT)])
         return status, *capsys.readouterr()
 
@@ -61,7 +63,7 @@ def test_created_user_signs_in_at_once(atriz: Any, accounts: Accounts) -> None:
 @pytest.mark.parametrize(
     ("words", "status", "says"),
     [
-        (("create", EMAIL, "--name", "A", "--password-stdin"), 1, "already"),
+        (("create", EMAIL, "--name", "A", "--password-stdin"), 1, f"`atriz users set-password {EMAIL}`"),
         (("create", "b@example.com", "--name", "B", "--role", "boss", "--password-stdin"), 1, "admin, manager, member"),
         (("create", "\u0430da@example.com", "--name", "A", "--password-stdin"), 2, "CYRILLIC"),
         (("create", "b@example.com", "--password-stdin"), 2, "needs --name"),
@@ -72,7 +74,15 @@ def test_created_user_signs_in_at_once(atriz: Any, accounts: Accounts) -> None:
         (("grant", EMAIL, "boss"), 1, "admin, manager, member"),
         (("grant", EMAIL), 2, "needs ROLE"),
         (("revoke", "nobody@example.com", "admin"), 1, "no user"),
-        (("grant",), 2, "needs EMAIL"),
+        (("grant",), 2, "needs EMAIL and ROLE"),
+        (("create",), 2, "atriz: users create needs EMAIL and --name NAME. It is `atriz users create EMAIL --name"),
+        (("create", "b@example.com", "admin", "--name", "B"), 2, "users create takes no ROLE. It is `atriz users"),
+        (("create", "b@example.com", "--name", " ", "--password-stdin"), 2, "name should be"),
+        (("grant", EMAIL, "--role", "admin"), 2, "takes no --role ROLE. It is `atriz users grant EMAIL ROLE`"),
+        (("deactivate", EMAIL, "--limit", "3"), 2, "takes no --limit N. It is `atriz users deactivate EMAIL`"),
+        (("list", "--name", "Ada", "--password-stdin"), 2, "takes no --name NAME and no --password-stdin"),
+        (("list", "--role", "boss"), 1, "admin, manager, member"),
+        (("list", "--frobnicate"), 2, "`atriz users --help`"),
         (("remove", EMAIL), 2, "'set-password'"),
     ],
 )
@@ -125,6 +135,65 @@ def test_password_is_asked_for_twice_on_a_terminal(
     assert accounts.sign_in(EMAIL, NEW)
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("set-password", "nobody@example.com"), "no user"),
+        (("create", EMAIL, "--name", "A"), "already"),
+        (("create", "b@example.com", "--name", "B", "--role", "boss"), "no role boss"),
+    ],
+)
+def test_nobody_types_a_password_for_nothing(
+    atriz: Any, add_user: AddUser, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], says: str
+) -> None:
+    """What can be told without the password is told before it is asked for."""
+    add_user()
+    asked: list[str] = []
+    monkeypatch.setattr("getpass.getpass", asked.append)
+    status, _, err = atriz("users", *words, stdin=None)
+    assert (status, asked) == (1, [])
+    assert says in err
+
+
+@pytest.mark.parametrize(("raised", "says"), [(EOFError, "No password was given"), (KeyboardInterrupt, "interrupted")])
+@pytest.mark.parametrize("prompt", [1, 2])
+def test_prompt_that_is_left_is_one_message(
+    atriz: Any, add_user: AddUser, monkeypatch: pytest.MonkeyPatch, raised: type[BaseException], says: str, prompt: int
+) -> None:
+    """Ctrl-D and Ctrl-C, at either prompt: a new line, one message, status 1, and one document with --json."""
+    add_user()
+    for words in ((), ("--json",)):
+        typed = iter([NEW, NEW][: prompt - 1])
+
+        def ask(_: str, typed: Any = typed) -> str:
+            for text in typed:
+                return str(text)
+            raise raised
+
+        monkeypatch.setattr("getpass.getpass", ask)
+        status, out, err = atriz("users", "set-password", EMAIL, *words, stdin=None)
+        assert status == 1
+        assert err.startswith("\natriz: ")
+        assert err.count("\n") == 2
+        assert says in err
+        assert not words or says in json.loads(out)["error"]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"), [(b"", "no password on stdin"), (b"\n", "no password"), (b"\xff\xfe" * 20, "not in UTF-8")]
+)
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_stdin_that_is_no_password_is_told_as_such(
+    atriz: Any, add_user: AddUser, given: bytes, says: str, errors: str
+) -> None:
+    """Nothing, or bytes that are no text, is not a password that is too short."""
+    add_user()
+    stdin = io.TextIOWrapper(io.BytesIO(given), encoding="utf-8", errors=errors)
+    status, _, err = atriz("users", "set-password", EMAIL, "--password-stdin", stdin=stdin)
+    assert status == 2
+    assert says in err
+
+
 def test_password_is_no_argument(atriz: Any, add_user: AddUser) -> None:
     """There is no option for it: what stands on the command line is read by everybody on the machine."""
     add_user()
@@ -152,6 +221,20 @@ def test_deactivated_user_is_out_and_comes_back(
     with pytest.raises(TokenError):
         accounts.check(signed_in.access)
     assert accounts.sign_in(EMAIL, password)
+
+
+def test_done_already_is_a_result(atriz: Any, add_user: AddUser) -> None:
+    """What changed nothing says so, for a person and for a program, and exits with 0."""
+    add_user()
+    done = [atriz("users", action, EMAIL) for action in ("activate", "deactivate", "deactivate", "activate")]
+    assert [status for status, _, _ in done] == [0] * 4
+    said = [out.strip().removeprefix(f"{EMAIL}: ") for _, out, _ in done]
+    assert said == ["is active already", "deactivated, signed out everywhere", "is inactive already", "activated"]
+    documents = [json.loads(atriz("users", *words, "--json")[1]) for words in (("grant", EMAIL, "admin"),) * 2]
+    assert [(each["action"], each["role"], each["changed"]) for each in documents] == [
+        ("grant", "admin", True),
+        ("grant", "admin", False),
+    ]
 
 
 def test_roles_are_granted_and_revoked(atriz: Any, add_user: AddUser, accounts: Accounts, password: str) -> None:
@@ -185,6 +268,39 @@ def test_list_shows_people_and_no_hashes(atriz: Any, add_user: AddUser) -> None:
     assert [user["email"] for user in found] == ["ben_x@example.com"]
     assert "argon2" not in str(found)
     assert "more than 2" in atriz("users", "list", "--limit", "2")[1]
+    assert datetime.fromisoformat(found[0]["created_at"]).tzinfo
+    assert "T" in found[0]["created_at"]
+
+
+def test_list_filters_by_role(atriz: Any, add_user: AddUser) -> None:
+    """Whoever has one of the roles, together with a part of the address; nobody is told, and is an empty list."""
+    assert "atriz users create" in atriz("users", "list")[1]
+    for number, role in enumerate(("admin", "member", "manager")):
+        add_user(f"u{number}@example.com")
+        atriz("users", "grant", f"u{number}@example.com", role)
+
+    def found(*words: str) -> list[str]:
+        return [user["email"] for user in json.loads(atriz("users", "list", *words, "--json")[1])]
+
+    assert found("--role", "admin") == ["u0@example.com"]
+    assert found("--role", "admin", "--role", "manager") == ["u0@example.com", "u2@example.com"]
+    assert found("u1", "--role", "admin") == []
+    status, out, _ = atriz("users", "list", "u1", "--role", "admin")
+    assert (status, out.count("\n")) == (0, 1)
+    assert "Nobody" in out
+
+
+def test_database_without_the_tables_names_the_next_step(
+    atriz: Any, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Core's database behind the code is told as that, and not in SQL."""
+    database.execute("DROP TABLE attempts")
+    database.execute("ALTER TABLE users RENAME TO people")
+    for words in (("users", "list"), ("users", "grant", EMAIL, "admin"), ("tokens", "prune")):
+        status, _, err = atriz(*words)
+        assert status == 1
+        assert "Run `atriz migrate core`." in err
+        assert "LINE" not in err
 
 
 def test_database_of_another_environment_is_refused(

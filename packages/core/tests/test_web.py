@@ -11,9 +11,12 @@ from uuid import UUID
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from sqlalchemy.exc import DBAPIError
 
 from atriz_core import web
 from atriz_core.accounts import Accounts
+from atriz_database import Database
+from atriz_database.url import DatabaseURL
 
 AddUser = Callable[..., UUID]
 EMAIL = "ada@example.com"
@@ -33,6 +36,10 @@ def client(accounts: Accounts) -> Iterator[TestClient]:
     @app.get("/admins", dependencies=[web.require_role("admin")])
     async def admins() -> str:
         return "here"
+
+    @app.get("/tables", responses=web.problems(401))
+    def tables(user: web.CurrentUser, statement: str) -> int:
+        return len(accounts.database.query(statement, number=1234567))
 
     @app.post("/upload")
     def upload(text: dict[str, str]) -> int:
@@ -218,6 +225,116 @@ def test_what_was_sent_is_not_repeated(client: TestClient, body: object) -> None
     assert answer.status_code == 422
     assert "the-secret-word" not in answer.text
     assert "body" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b'{"email": 1}', "email in the body should be a valid string; password is missing in the body"),
+        (b'{"email": ', "the body is not JSON"),
+        (b"[1]", "the body should be a JSON object, sent as application/json"),
+        (b"", "the body should be a JSON object, sent as application/json"),
+    ],
+)
+def test_body_that_cannot_be_taken_is_told_in_words(client: TestClient, content: bytes, says: str) -> None:
+    """What is asked for, in one sentence."""
+    answer = client.post("/auth/login", content=content, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == f"The request cannot be taken: {says}."
+
+
+def test_no_is_told_with_what_to_do(client: TestClient, add_user: AddUser, password: str) -> None:
+    """No token, one that is not good, a wrong old password and a mail that is spent each have a text of their own."""
+    add_user()
+    for headers in ({}, {"Authorization": "Basic YTpi"}):
+        answer = client.get("/own", headers=headers)
+        assert "Authorization: Bearer" in answer.json()["detail"]
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+    answer = client.get("/own", headers=bearer("a.b.c"))
+    assert "Sign in again" in answer.json()["detail"]
+    assert answer.headers["WWW-Authenticate"] == 'Bearer error="invalid_token"'
+    headers = bearer(sign_in(client, password)["access_token"])
+    body = {"old_password": "not the password", "new_password": NEW}
+    answer = client.post("/auth/change-password", json=body, headers=headers)
+    assert (answer.status_code, answer.json()["detail"]) == (401, "The old password is not right.")
+    for path, body in (("verify-email", {}), ("reset-password/confirm", {"password": NEW})):
+        answer = client.post(f"/auth/{path}", json={"token": "spent", **body})
+        assert answer.status_code == 400
+        assert "Ask for a new mail" in answer.json()["detail"]
+
+
+ASKING: tuple[tuple[str, str, dict[str, str]], ...] = (
+    ("POST", "/auth/login", {"email": EMAIL, "password": NEW}),
+    ("POST", "/auth/register", {"email": EMAIL, "password": NEW, "name": "Ada"}),
+    ("POST", "/auth/reset-password", {"email": EMAIL}),
+    ("POST", "/auth/refresh", {"refresh_token": "spent"}),
+    ("GET", "/auth/me", {}),
+    ("GET", "/own", {}),
+)
+
+
+@pytest.mark.parametrize("how", ["missing", "behind", "unreachable"])
+def test_database_that_cannot_be_used_is_unavailable(
+    client: TestClient,
+    accounts: Accounts,
+    add_user: AddUser,
+    password: str,
+    caplog: pytest.LogCaptureFixture,
+    how: str,
+) -> None:
+    """503 from every endpoint, and one line in the log with the cause and without what was sent."""
+    add_user()
+    headers = bearer(sign_in(client, password)["access_token"])
+    good = accounts.database
+    if how == "behind":
+        good.execute("ALTER SCHEMA auth RENAME TO once")
+    else:
+        change = {"dbname": "not_there"} if how == "missing" else {"host": "127.0.0.1", "port": "1"}
+        url = DatabaseURL({**good.url.parameters, **change})
+        accounts.database = Database(url, name="core", production=False)
+    try:
+        for method, path, body in ASKING:
+            caplog.clear()
+            answer = client.request(method, path, json=body or None, headers=headers)
+            assert (answer.status_code, answer.headers["Content-Type"]) == (503, "application/problem+json")
+            assert answer.json()["status"] == 503
+            (line,) = [record.getMessage() for record in caplog.records if record.name.startswith("atriz")]
+            assert line.startswith(f"{method} {path}: the database ")
+            assert "\n" not in line
+            assert EMAIL not in line
+            assert ("`atriz migrate`" if how == "behind" else "`atriz status`") in line
+    finally:
+        if accounts.database is not good:
+            accounts.database.close()
+
+
+def test_defect_is_not_taken_for_a_database_that_is_down(
+    client: TestClient, add_user: AddUser, password: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An app's own wrong statement is an error of the app, but for a table that is not there, which may come yet."""
+    add_user()
+    headers = bearer(sign_in(client, password)["access_token"])
+    with pytest.raises(DBAPIError):
+        client.get("/tables", params={"statement": "SELECT :number / 0"}, headers=headers)
+    caplog.clear()
+    answer = client.get("/tables", params={"statement": "SELECT :number FROM not_there"}, headers=headers)
+    assert answer.status_code == 503
+    assert 'relation "not_there" does not exist' in caplog.text
+    assert "1234567" not in caplog.text
+
+
+def test_description_lists_the_problems(client: TestClient) -> None:
+    """OpenAPI says of each endpoint which answers are problems, and in what form."""
+    paths = client.get("/openapi.json").json()["paths"]
+    for path, method, statuses in (
+        ("/auth/login", "post", {"200", "401", "413", "422", "429", "503"}),
+        ("/auth/me", "get", {"200", "401", "503"}),
+        ("/tables", "get", {"200", "401", "422", "503"}),
+    ):
+        answers = paths[path][method]["responses"]
+        assert answers.keys() == statuses
+        assert list(answers["503"]["content"]) == ["application/problem+json"]
+        assert "detail" in answers["503"]["content"]["application/problem+json"]["schema"]["properties"]
 
 
 def test_long_bodies_are_refused(client: TestClient, accounts: Accounts) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from atriz_core import application
 from atriz_core.accounts import Accounts
 from atriz_core.application import OwnDatabase
-from atriz_core.web import CurrentUser
+from atriz_core.web import CurrentUser, problems
 from atriz_database import Database
 from atriz_website.models import UserProfile
 
@@ -38,7 +38,7 @@ def create_app(accounts: Accounts | None = None, database: Database | None = Non
     """Return the application; what is not given is found by the settings."""
     app = application.create("atriz", "atriz", accounts=accounts, database=database)
 
-    @app.get("/profile", response_model=ProfileAnswer)
+    @app.get("/profile", response_model=ProfileAnswer, responses=problems(401))
     def profile(user: CurrentUser, own: OwnDatabase) -> UserProfile:
         """Return the profile of whoever asks."""
         with own.session(read_only=True) as session:
@@ -47,7 +47,7 @@ def create_app(accounts: Accounts | None = None, database: Database | None = Non
             raise HTTPException(404, "You have no profile yet. PUT one.")
         return found
 
-    @app.put("/profile", response_model=ProfileAnswer)
+    @app.put("/profile", response_model=ProfileAnswer, responses=problems(401))
     def put_profile(body: ProfileBody, user: CurrentUser, own: OwnDatabase) -> UserProfile:
         """Make or change the profile of whoever asks."""
         values = body.model_dump()

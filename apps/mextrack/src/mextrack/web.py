@@ -12,7 +12,7 @@ from sqlalchemy import select
 from atriz_core import application
 from atriz_core.accounts import Accounts
 from atriz_core.application import OwnDatabase
-from atriz_core.web import CurrentUser, require_role
+from atriz_core.web import CurrentUser, problems, require_role
 from atriz_database import Database
 from mextrack.models import Vehicle
 
@@ -33,14 +33,19 @@ def create_app(accounts: Accounts | None = None, database: Database | None = Non
     """Return the application; what is not given is found by the settings."""
     app = application.create("mextrack", "mextrack", accounts=accounts, database=database)
 
-    @app.get("/vehicles", response_model=list[VehicleAnswer])
+    @app.get("/vehicles", response_model=list[VehicleAnswer], responses=problems(401))
     def vehicles(user: CurrentUser, own: OwnDatabase) -> Sequence[Vehicle]:
         """Return the vehicles that the user answers for."""
         with own.session(read_only=True) as session:
             mine = select(Vehicle).where(Vehicle.user_id == user.user_id).order_by(Vehicle.registration)
             return session.scalars(mine).all()
 
-    @app.get("/fleet", response_model=list[VehicleAnswer], dependencies=[require_role("manager")])
+    @app.get(
+        "/fleet",
+        response_model=list[VehicleAnswer],
+        dependencies=[require_role("manager")],
+        responses=problems(401, 403),
+    )
     def fleet(own: OwnDatabase) -> Sequence[Vehicle]:
         """Return all vehicles, for managers."""
         with own.session(read_only=True) as session:

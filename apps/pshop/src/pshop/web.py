@@ -14,7 +14,7 @@ from sqlalchemy import select
 from atriz_core import application
 from atriz_core.accounts import Accounts
 from atriz_core.application import OwnDatabase
-from atriz_core.web import CurrentUser, require_role
+from atriz_core.web import CurrentUser, problems, require_role
 from atriz_database import Database
 from pshop.models import Inventory, Sale
 
@@ -46,14 +46,16 @@ def create_app(accounts: Accounts | None = None, database: Database | None = Non
     """Return the application; what is not given is found by the settings."""
     app = application.create("pshop", "pshop", accounts=accounts, database=database)
 
-    @app.get("/sales", response_model=list[SaleAnswer])
+    @app.get("/sales", response_model=list[SaleAnswer], responses=problems(401))
     def sales(user: CurrentUser, own: OwnDatabase, limit: int = 50) -> Sequence[Sale]:
         """Return the newest receipts of the cashier who asks, 200 at most."""
         with own.session(read_only=True) as session:
             mine = select(Sale).where(Sale.user_id == user.user_id).order_by(Sale.sold_at.desc())
             return session.scalars(mine.limit(max(0, min(limit, 200)))).all()
 
-    @app.get("/stock", response_model=list[StockAnswer], dependencies=[require_role("manager")])
+    @app.get(
+        "/stock", response_model=list[StockAnswer], dependencies=[require_role("manager")], responses=problems(401, 403)
+    )
     def stock(own: OwnDatabase) -> Sequence[Inventory]:
         """Return how much of each product lies where, for managers."""
         with own.session(read_only=True) as session:

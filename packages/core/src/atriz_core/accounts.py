@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 from sqlalchemy.exc import StatementError
 
 from atriz_core import addresses, passwords, settings, throttle, tokens
-from atriz_core.errors import InputError, SignInError, ThrottledError, TokenError
+from atriz_core.errors import InputError, MailTokenError, OldPasswordError, SignInError, ThrottledError, TokenError
 from atriz_core.mail import ConsoleMail, Mail, Message
 from atriz_core.passwords import Cost, Hasher
 from atriz_core.tokens import Keys
@@ -129,21 +129,35 @@ class Accounts:
         Raise `SettingsError` if keys are missing in production, or nothing sends mail there, and what
         `Database.from_environment` raises.
         """
-        is_production = settings.is_production(package=package)
-        keys = settings.keys(package=package)
-        if mail is None:
-            if is_production:
-                raise SettingsError(
-                    "Nothing sends mail, and APP_ENV is production: give Accounts.from_environment(mail=…) something "
-                    "with a method send(message)."
-                )
-            mail = ConsoleMail()
-        url = settings.shared_url(package)
-        if url is None:
-            database = Database.from_environment("core", variable=settings.VARIABLE, **pool)
-        else:
-            database = Database(url, name="core", production=is_production, **pool)
-        return cls(database, keys, mail, policy)
+        faults: list[str] = []
+        keys = database = None
+        with settings.noting(faults):
+            keys = settings.keys(package=package)
+        if mail is None and settings.is_production(package=package):
+            faults.append(
+                "Nothing sends mail, and APP_ENV is production: serve a factory of your own that gives the app "
+                f'Accounts.from_environment("{package}", mail=…). docs/signin.md has one, under "In production".'
+            )
+        with settings.noting(faults):
+            url = settings.shared_url(package)
+            if url is None:
+                database = Database.from_environment("core", variable=settings.VARIABLE, **pool)
+            else:
+                database = Database(url, name="core", production=settings.is_production(package=package), **pool)
+        if faults or keys is None or database is None:
+            if database is not None:
+                database.close()
+            # All at once: who mends one would meet the next.
+            raise SettingsError("\n".join(faults))
+        return cls(database, keys, mail or ConsoleMail(), policy)
+
+    def ping(self) -> None:
+        """Ask the database whether people can sign in: it answers, and has the functions that this takes.
+
+        Raise SQLAlchemy's errors, and what `Database.query` raises.
+        """
+        # A hash that no token has.
+        self._ask("SELECT FROM auth.identity('')")
 
     @_admitted
     def register(self, email: str, password: str, name: str, address: str | None = None) -> None:
@@ -155,7 +169,7 @@ class Accounts:
         Raise `InputError` if something cannot be taken, and `ThrottledError` if there were too many.
         """
         email = addresses.normalised(email)
-        name = _name(name)
+        name = normalised_name(name)
         self._refuse_password(password, email, name)
         throttle.count_mail(self.database, email, address)
         password_hash = self._hasher.hash(password)
@@ -257,11 +271,11 @@ class Accounts:
     def verify_email(self, token: str) -> None:
         """Spend a token that came by mail: the address is shown to be theirs, and they can sign in.
 
-        Raise `TokenError` if it is not good, or was spent.
+        Raise `MailTokenError` if it is not good, or was spent.
         """
         ((is_verified,),) = self._ask("SELECT auth.verify_email(:hash)", hash=tokens.hashed(token))
         if not is_verified:
-            raise TokenError
+            raise MailTokenError
 
     def request_password_reset(self, email: str, address: str | None = None) -> None:
         """Send a mail to set a new password with, if somebody has an account of that address.
@@ -287,14 +301,14 @@ class Accounts:
     def reset_password(self, token: str, password: str, address: str | None = None) -> None:
         """Spend a token that came by mail on a new password; the user is signed out everywhere.
 
-        Raise `TokenError` if it is not good, or was spent, and `InputError` if the password cannot be taken, in which
-        case the token is still good.
+        Raise `MailTokenError` if it is not good, or was spent, and `InputError` if the password cannot be taken, in
+        which case the token is still good.
         """
         token_hash = tokens.hashed(token)
         # A look first: who guesses tokens costs us no hash of a password.
         owners = self._ask("SELECT * FROM auth.reset_owner(:hash)", hash=token_hash)
         if not owners:
-            raise TokenError
+            raise MailTokenError
         email, name = owners[0]
         self._refuse_password(password, email, name)
         ((is_set,),) = self._ask(
@@ -304,7 +318,7 @@ class Accounts:
             source=throttle.source(address),
         )
         if not is_set:
-            raise TokenError
+            raise MailTokenError
         self._mail.send(Message("changed", email, name))
 
     @_admitted
@@ -313,11 +327,14 @@ class Accounts:
 
         :param email: the address of the account, as in `Identity`. The old password is tried as in a sign-in.
 
-        Raise `SignInError` if the old password is not right, `ThrottledError` if there were too many attempts, and
+        Raise `OldPasswordError` if the old password is not right, `ThrottledError` if there were too many attempts, and
         `InputError` if the new one cannot be taken.
         """
         self._refuse_password(new, email, "")
-        email, seen = self._checked(email, old, address)
+        try:
+            email, seen = self._checked(email, old, address)
+        except SignInError:
+            raise OldPasswordError from None
         ((is_set,),) = self._ask(
             "SELECT auth.change_password(:email, :source, :seen_hash, :new_hash)",
             email=email,
@@ -326,7 +343,7 @@ class Accounts:
             new_hash=self._hasher.hash(new),
         )
         if not is_set:
-            raise SignInError
+            raise OldPasswordError
         self._mail.send(Message("changed", email, seen.name))
 
     def close(self) -> None:
@@ -388,7 +405,11 @@ class _Seen:
     name: str
 
 
-def _name(name: str) -> str:
+def normalised_name(name: str) -> str:
+    """Return a name as it is stored, without white space around it.
+
+    Raise `InputError` if it is empty, too long, or has characters that cannot be seen.
+    """
     text = name.strip()
     if not text or len(text) > _LONGEST_NAME or not text.isprintable():
         raise InputError("name", f"The name should be 1 to {_LONGEST_NAME} characters that can be seen.")

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from atriz_database.errors import AtrizError
 
-__all__ = ["AccountError", "InputError", "SignInError", "ThrottledError", "TokenError", "UserError"]
+__all__ = [
+    "AccountError",
+    "InputError",
+    "MailTokenError",
+    "OldPasswordError",
+    "SignInError",
+    "ThrottledError",
+    "TokenError",
+    "UserError",
+]
 
 
 class AccountError(AtrizError):
@@ -14,15 +23,31 @@ class AccountError(AtrizError):
 class SignInError(AccountError):
     """Nobody was signed in. Why, is told to nobody: each reason would help whoever guesses."""
 
+    def __init__(
+        self, text: str = "The e-mail address or the password is not right, or the account cannot be used."
+    ) -> None:
+        super().__init__(text)
+
+
+class OldPasswordError(SignInError):
+    """Somebody who is signed in, and wants a new password, does not know the old one."""
+
     def __init__(self) -> None:
-        super().__init__("The e-mail address or the password is not right, or the account cannot be used.")
+        super().__init__("The old password is not right.")
 
 
 class TokenError(AccountError):
     """A token is not good: forged, expired, used before, revoked, or its user is no longer active."""
 
+    def __init__(self, text: str = "The token is not valid, or no longer. Sign in again.") -> None:
+        super().__init__(text)
+
+
+class MailTokenError(TokenError):
+    """A token that came by mail is not good: nothing that signing in would mend."""
+
     def __init__(self) -> None:
-        super().__init__("The token is not valid, or no longer. Sign in, or ask for a new one.")
+        super().__init__("The token is not valid, or no longer. Ask for a new mail.")
 
 
 class ThrottledError(AccountError):

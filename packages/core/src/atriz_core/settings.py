@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from atriz_core.tokens import Keys
 from atriz_database import settings, workspace
-from atriz_database.errors import SettingsError, WorkspaceError
+from atriz_database.errors import AtrizError, SettingsError, WorkspaceError
 from atriz_database.url import DatabaseURL
 
 _HOW = "python -c \"import secrets; print('AUTH_KEYS=2026-a:' + secrets.token_urlsafe(32))\""
@@ -87,6 +87,15 @@ def is_production(environ: Mapping[str, str] | None = None, package: str = "core
     if environment not in settings.ENVIRONMENTS:
         raise SettingsError(f"APP_ENV is {environment!r}. It must be {', '.join(settings.ENVIRONMENTS)}.")
     return environment == "production"
+
+
+@contextmanager
+def noting(faults: list[str]) -> Iterator[None]:
+    """Add what is wrong with the settings to a list, so that all of it can be told at once."""
+    try:
+        yield
+    except AtrizError as error:
+        faults.append(str(error))
 
 
 def _values(root: Path | None, environ: Mapping[str, str] | None, package: str) -> dict[str, str]:

@@ -14,8 +14,8 @@ Plain ``def`` throughout: FastAPI runs them in threads, where hashing a password
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+import logging
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -27,14 +27,24 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, Field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from atriz_core import addresses
+from atriz_core import addresses, unavailable
 from atriz_core.accounts import Accounts, Identity, Tokens
-from atriz_core.errors import AccountError, InputError, ThrottledError, TokenError
+from atriz_core.errors import AccountError, InputError, MailTokenError, ThrottledError, TokenError
 
 PREFIX = "/auth"
 MOST_BYTES = 16 * 1024
 """How long the body of a request to these endpoints may be."""
 _PROBLEM = "application/problem+json"
+_LOG = logging.getLogger(__name__)
+_TITLES = {
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    413: "Content Too Large",
+    422: "Unprocessable Content",
+    429: "Too Many Requests",
+    503: "Service Unavailable",
+}
 
 
 def install(app: FastAPI, accounts: Accounts) -> None:
@@ -46,10 +56,15 @@ def install(app: FastAPI, accounts: Accounts) -> None:
     app.include_router(router)
     app.add_middleware(BodyLimit)
     app.add_exception_handler(AccountError, _answer)
+    for kind in unavailable.ERRORS:
+        app.add_exception_handler(kind, _answer_unavailable)
 
 
-class _MailTokenError(TokenError):
-    """A token that came by mail is not good: nothing that signing in would mend."""
+class _NobodyError(TokenError):
+    """A request shows no token."""
+
+    def __init__(self) -> None:
+        super().__init__("Sign in, and show the access token: Authorization: Bearer TOKEN.")
 
 
 class RoleError(AccountError):
@@ -76,7 +91,7 @@ def current_token(credentials: _Bearer) -> str:
     Raise `TokenError` if there is none.
     """
     if credentials is None:
-        raise TokenError
+        raise _NobodyError
     return credentials.credentials
 
 
@@ -103,6 +118,23 @@ def require_role(role: str) -> Any:
     return Depends(check)
 
 
+class Problem(BaseModel):
+    """What was wrong with a request (RFC 9457)."""
+
+    title: str
+    status: int
+    detail: str
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return what OpenAPI is told of an endpoint's answers that are `Problem`; 503 is always one.
+
+    ``@app.get("/fleet", responses=problems(401, 403), dependencies=[require_role("manager")])``
+    """
+    content = {_PROBLEM: {"schema": Problem.model_json_schema()}}
+    return {status: {"description": _TITLES[status], "content": content} for status in (*statuses, 503)}
+
+
 class _Route(APIRoute):
     """Answers that no cache keeps, and no request repeated in what is said of it: it may hold a password."""
 
@@ -113,13 +145,27 @@ class _Route(APIRoute):
             try:
                 response = await handler(request)
             except RequestValidationError as error:
-                places = {".".join(map(str, each["loc"])): each["msg"] for each in error.errors()}
-                text = "; ".join(f"{place}: {message}" for place, message in places.items())
-                return _problem(422, text)
+                faults = dict.fromkeys(map(_fault, error.errors()))
+                return _problem(422, f"The request cannot be taken: {'; '.join(faults)}.")
             response.headers["Cache-Control"] = "no-store"
             return response
 
         return handle
+
+
+def _fault(error: Mapping[str, Any]) -> str:
+    """Return what pydantic says of a value, without the value."""
+    where, *rest = error["loc"]
+    name = ".".join(map(str, rest))
+    match error["type"]:
+        case "json_invalid":
+            return "the body is not JSON"
+        case "model_attributes_type" | "missing" if not name:
+            return f"the {where} should be a JSON object, sent as application/json"
+        case "missing":
+            return f"{name} is missing in the {where}"
+        case _:
+            return f"{name} in the {where} {error['msg'].removeprefix('Input ')}"
 
 
 router = APIRouter(prefix=PREFIX, tags=["auth"], route_class=_Route)
@@ -194,26 +240,26 @@ class Accepted(BaseModel):
     detail: str = "If the address can be used, a mail is on its way to it."
 
 
-@router.post("/register", status_code=202)
+@router.post("/register", status_code=202, responses=problems(413, 422, 429))
 def register(body: RegisterBody, request: Request, accounts: _Accounts) -> Accepted:
     """Make an account; a mail says how to go on."""
     accounts.register(body.email, body.password, body.name, _address(request))
     return Accepted()
 
 
-@router.post("/login")
+@router.post("/login", responses=problems(401, 413, 422, 429))
 def login(body: SignInBody, request: Request, accounts: _Accounts) -> TokensAnswer:
     """Sign in."""
     return _tokens(accounts.sign_in(body.email, body.password, _address(request)))
 
 
-@router.post("/refresh")
+@router.post("/refresh", responses=problems(401, 413, 422))
 def refresh(body: RefreshBody, accounts: _Accounts) -> TokensAnswer:
     """Exchange a refresh token, which is good for once."""
     return _tokens(accounts.refresh(body.refresh_token))
 
 
-@router.post("/logout", status_code=204)
+@router.post("/logout", status_code=204, responses=problems(401, 422))
 def logout(
     token: Annotated[str, Depends(current_token)], user: CurrentUser, accounts: _Accounts, everywhere: bool = False
 ) -> None:
@@ -224,45 +270,47 @@ def logout(
         accounts.sign_out(token)
 
 
-@router.get("/me")
+@router.get("/me", responses=problems(401))
 def me(user: CurrentUser) -> UserAnswer:
     """Say who is signed in."""
     return UserAnswer(id=user.user_id, email=user.email, name=user.name, roles=list(user.roles))
 
 
-@router.post("/verify-email", status_code=204)
+@router.post("/verify-email", status_code=204, responses=problems(400, 413, 422))
 def verify_email(body: TokenBody, accounts: _Accounts) -> None:
     """Show that an address is one's own."""
-    try:
-        accounts.verify_email(body.token)
-    except TokenError:
-        raise _MailTokenError from None
+    accounts.verify_email(body.token)
 
 
-@router.post("/reset-password", status_code=202)
+@router.post("/reset-password", status_code=202, responses=problems(413, 422))
 def request_reset(body: EmailBody, request: Request, accounts: _Accounts, background: BackgroundTasks) -> Accepted:
     """Ask for a mail to set a new password with."""
     email = addresses.normalised(body.email)
+    # What comes after the answer could not say that nothing can be done now.
+    accounts.ping()
     # After the answer: to send a mail takes time, and only those get one who have an account.
     background.add_task(_request_reset, accounts, email, _address(request))
     return Accepted()
 
 
 def _request_reset(accounts: Accounts, email: str, address: str | None) -> None:
-    with suppress(ThrottledError):
+    try:
         accounts.request_password_reset(email, address)
+    except ThrottledError:
+        pass
+    except unavailable.ERRORS as error:
+        if (why := unavailable.reason(error)) is None:
+            raise
+        _LOG.error("a mail to reset a password was not sent: %s", why)
 
 
-@router.post("/reset-password/confirm", status_code=204)
+@router.post("/reset-password/confirm", status_code=204, responses=problems(400, 413, 422))
 def confirm_reset(body: ResetBody, request: Request, accounts: _Accounts) -> None:
     """Set a new password with what came by mail."""
-    try:
-        accounts.reset_password(body.token, body.password, _address(request))
-    except TokenError:
-        raise _MailTokenError from None
+    accounts.reset_password(body.token, body.password, _address(request))
 
 
-@router.post("/change-password", status_code=204)
+@router.post("/change-password", status_code=204, responses=problems(401, 413, 422, 429))
 def change_password(body: ChangeBody, request: Request, user: CurrentUser, accounts: _Accounts) -> None:
     """Set a new password with the old one; ends every sign-in, this one as well."""
     accounts.change_password(user.email, body.old_password, body.new_password, _address(request))
@@ -288,23 +336,24 @@ async def _answer(request: Request, error: Exception) -> Response:
             return _problem(422, text)
         case RoleError():
             return _problem(403, text)
-        case _MailTokenError():
+        case MailTokenError():
             return _problem(400, text)
         case _:
-            # RFC 6750: no code where nothing was shown.
-            is_shown = isinstance(error, TokenError) and "authorization" in request.headers
+            # RFC 6750: no code where no token was shown.
+            is_bad = isinstance(error, TokenError) and not isinstance(error, _NobodyError)
+            is_shown = is_bad and "authorization" in request.headers
             code = ' error="invalid_token"' if is_shown else ""
             return _problem(401, text, {"WWW-Authenticate": f"Bearer{code}"})
 
 
-_TITLES = {
-    400: "Bad Request",
-    401: "Unauthorized",
-    403: "Forbidden",
-    413: "Content Too Large",
-    422: "Unprocessable Content",
-    429: "Too Many Requests",
-}
+async def _answer_unavailable(request: Request, error: Exception) -> Response:
+    """Answer for a database that cannot be used: the client is told to come again, the log why."""
+    why = unavailable.reason(error)
+    if why is None:
+        raise error
+    # The path as it was declared: what stands in its place in a request is the client's.
+    _LOG.error("%s %s: %s", request.method, getattr(request.scope.get("route"), "path", "-"), why)
+    return _problem(503, "This cannot be done now, and may be again in a while. Try again later.")
 
 
 def _problem(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:

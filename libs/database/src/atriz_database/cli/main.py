@@ -60,7 +60,10 @@ def _call(arguments: Sequence[str]) -> int:
         did_you_mean = f" Did you mean {near[0]}?" if near else ""
         return _misused(arguments, f"There is no verb {name!r}.{did_you_mean} `atriz --help` lists them.")
     try:
-        parsed = _parser(verbs, only=name).parse_args(arguments)
+        parsed, rest = _parser(verbs, only=name).parse_known_args(arguments)
+        if rest:
+            of = f"atriz {name}" if name else "atriz"
+            raise _UsageError(f"unrecognized arguments: {' '.join(rest)}. `{of} --help` lists what it takes.")
     except _UsageError as error:
         return _misused(arguments, str(error))
     if parsed.verb is None:

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from atriz_database.errors import AtrizError
@@ -97,8 +98,8 @@ class Output:
         return status
 
     def document(self, value: Any) -> None:
-        """Write one JSON document."""
-        print(json.dumps(value, indent=2, default=str))
+        """Write one JSON document; times are in ISO 8601."""
+        print(json.dumps(value, indent=2, default=_said))
 
     def text(self, text: str = "") -> None:
         """Write a line of plain text, unless the call is quiet."""
@@ -235,6 +236,10 @@ class Output:
             self._console.print(line, style="bold", markup=False)
         else:
             print(line)
+
+
+def _said(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def _plain(outcome: Outcome) -> dict[str, Any]:
