@@ -187,7 +187,7 @@ def test_each_runs_as_its_owner_with_a_path_of_its_own(owner: psycopg.Connection
     plain = {name for name, is_definer, _ in rows if not is_definer}
     assert plain == {"limits", "expiry"}
     assert {config[0] for name, _, config in rows if name != "limits"} == {"search_path=pg_catalog, pg_temp"}
-    assert len(rows) == 15
+    assert len(rows) == 16
 
 
 def test_table_of_an_attacker_is_not_taken_for_ours(as_app: Database, add_user: AddUser, password: str) -> None:
@@ -250,6 +250,7 @@ def test_nothing_is_looked_for_in_a_whole_table(database: Database) -> None:
                 "SELECT NOT (auth.register(:email, 'h', 'U', 'v' || :hash, 9, 'q' || :hash, 9)).is_new",
                 "SELECT NOT auth.verify_email('none' || :hash)",
                 "SELECT auth.sign_out_everywhere(:id) IS NOT NULL",
+                "SELECT auth.shown(ARRAY[:hash || ' 2', 'none']) IS NOT NULL",
             ):
                 used = {"email": email, "hash": token, "id": row.user_id}
                 given = {name: value for name, value in used.items() if f":{name}" in statement}

@@ -151,34 +151,30 @@ COMMENT ON FUNCTION auth.expiry IS 'When a token of a type expires that is to be
 
 -- Every request asks this. plpgsql keeps the plan for as long as a connection lives, where sql plans anew before
 -- PostgreSQL 18; and left to itself the server takes the plan for one hash to be cheaper, and plans it each time.
--- When a token was last shown is written once a minute: to write it with each request would cost more than all the rest.
 CREATE FUNCTION auth.identity(token_hash text) RETURNS TABLE (user_id uuid, email text, name text, roles text[])
-    LANGUAGE plpgsql SECURITY DEFINER ROWS 1
+    LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 1
     SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
-DECLARE
-    token uuid;
-    shown_at timestamptz;
 BEGIN
+    RETURN QUERY
     SELECT u.id, u.email, u.name,
            ARRAY(SELECT r.name FROM public.user_roles ur JOIN public.roles r ON r.id = ur.role_id
-                 WHERE ur.user_id = u.id ORDER BY r.name),
-           t.id, t.last_used_at
-    INTO user_id, email, name, roles, token, shown_at
+                 WHERE ur.user_id = u.id ORDER BY r.name)
     FROM public.auth_tokens t JOIN public.users u ON u.id = t.user_id
     WHERE t.token_hash = $1 AND t.token_type = 'access' AND t.revoked_at IS NULL AND t.expires_at > now()
       AND u.is_active;
-    IF NOT FOUND THEN
-        RETURN;
-    END IF;
-    IF shown_at IS NULL OR shown_at < now() - interval '1 minute' THEN
-        -- Whoever comes at the same moment, or revokes it, is not waited for.
-        UPDATE public.auth_tokens t SET last_used_at = now()
-        WHERE t.id = (SELECT s.id FROM public.auth_tokens s WHERE s.id = token FOR NO KEY UPDATE SKIP LOCKED);
-    END IF;
-    RETURN NEXT;
 END
 $$;
 COMMENT ON FUNCTION auth.identity IS 'Who shows an access token, and their roles; no row where it is not good.';
+
+-- Many at once: to write it with each request would cost more than the request. Rows that somebody else has locked, who
+-- revokes them or writes the same, are not waited for.
+CREATE FUNCTION auth.shown(token_hashes text[]) RETURNS void
+    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    UPDATE public.auth_tokens t SET last_used_at = now()
+    WHERE t.id IN (SELECT s.id FROM public.auth_tokens s
+                   WHERE s.token_hash = ANY ($1) AND s.token_type = 'access' FOR NO KEY UPDATE SKIP LOCKED)
+$$;
+COMMENT ON FUNCTION auth.shown IS 'Keep that access tokens were shown.';
 
 -- A refresh token that was used before has been stolen, from its owner or by them: all that came of its sign-in ends.
 -- That is to be committed, so it is an answer and not an error.
@@ -376,6 +372,7 @@ DROP FUNCTION auth.register(text, text, text, text, double precision, text, doub
 DROP FUNCTION auth.sign_out_everywhere(uuid);
 DROP FUNCTION auth.sign_out(text);
 DROP FUNCTION auth.refresh(text, text, double precision, text);
+DROP FUNCTION auth.shown(text[]);
 DROP FUNCTION auth.identity(text);
 DROP FUNCTION auth.expiry(text, double precision);
 DROP FUNCTION auth.sign_in(text, text, text, text, uuid, text, double precision, text, double precision);

@@ -20,6 +20,7 @@ from atriz_core import addresses, passwords, settings, throttle, tokens
 from atriz_core.errors import InputError, MailTokenError, OldPasswordError, SignInError, ThrottledError, TokenError
 from atriz_core.mail import ConsoleMail, Mail, Message
 from atriz_core.passwords import Cost, Hasher
+from atriz_core.shown import Shown
 from atriz_core.tokens import Keys
 from atriz_database import Database
 from atriz_database.errors import SettingsError
@@ -114,6 +115,7 @@ class Accounts:
         self._keys = keys
         self._mail = mail
         self._hasher = Hasher(policy.cost, at_once=policy.hashes_at_once)
+        self._shown = Shown(database)
 
     @classmethod
     def from_environment(
@@ -248,9 +250,11 @@ class Accounts:
         Raise `TokenError` if it is not good.
         """
         claims = tokens.verify(self._keys, access_token)
-        rows = self._ask("SELECT * FROM auth.identity(:hash)", hash=tokens.hashed(claims.token_id))
+        token_hash = tokens.hashed(claims.token_id)
+        rows = self._ask("SELECT * FROM auth.identity(:hash)", hash=token_hash)
         if not rows or rows[0].user_id != claims.user_id:
             raise TokenError
+        self._shown.add(token_hash)
         user_id, email, name, roles = rows[0]
         return Identity(user_id, email, name, tuple(roles), claims.token_id)
 
@@ -347,7 +351,8 @@ class Accounts:
         self._mail.send(Message("changed", email, seen.name))
 
     def close(self) -> None:
-        """Close the database."""
+        """Close the database, once what is to be kept of tokens is written."""
+        self._shown.write()
         self.database.close()
 
     def __enter__(self) -> Self:
