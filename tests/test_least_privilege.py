@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from importlib import import_module
@@ -20,7 +21,7 @@ from atriz_core.accounts import Accounts, Policy
 from atriz_core.mail import Message
 from atriz_core.passwords import Cost
 from atriz_core.tokens import Keys
-from atriz_database import Database
+from atriz_database import Database, server
 
 EMAIL = "vera@example.com"
 PASSWORD = "correct horse battery staple"
@@ -43,15 +44,21 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def urls(root: Path) -> Iterator[Urls]:
-    """Yield what `env --write` has written for each package, after setup and grant on a server with passwords."""
-    with second.running() as server:
-        tree = Tree(root, clean_environment(root) | server.environ, str)
+def tree(root: Path) -> Iterator[Tree]:
+    """Yield the copy after setup, grant and `env --write`, on a server with passwords."""
+    with second.running() as running:
+        tree = Tree(root, clean_environment(root) | running.environ, str)
         for words in (["setup"], ["grant", "--whole-server"], ["env", "--write"], ["check"], ["migrate"]):
             done = tree.atriz(*words)
             assert done.returncode == 0, done.stdout + done.stderr
-        folders = {name: root / ("packages" if name == "core" else "apps") / name for name in DATABASES}
-        yield {name: dotenv_values(folder / ".env", interpolate=False) for name, folder in folders.items()}
+        yield tree
+
+
+@pytest.fixture(scope="module")
+def urls(tree: Tree) -> Urls:
+    """Return what `env --write` has written for each package."""
+    folders = {name: tree.root / ("packages" if name == "core" else "apps") / name for name in DATABASES}
+    return {name: dotenv_values(folder / ".env", interpolate=False) for name, folder in folders.items()}
 
 
 class Postbox:
@@ -199,9 +206,45 @@ def test_no_password_is_shared(urls: Urls) -> None:
     assert all(len(str(password)) >= 32 for _, password in found)
 
 
-@pytest.mark.usefixtures("urls")
+@pytest.mark.usefixtures("tree")
 def test_files_with_passwords_are_for_their_owner_alone(root: Path) -> None:
     """Mode 0600, for `.env` and for what `grant` keeps."""
     files = [*root.glob("*/*/.env"), *(root / ".atriz" / "passwords").glob("*/*")]
     assert len(files) >= 2 * len(DATABASES)
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+
+
+def test_rights_survive_clean_and_a_restored_dump(tree: Tree, urls: Urls) -> None:
+    """After both `check` finds every right in its place, and the server refuses what it refused before.
+
+    Last of all, since it takes the databases away.
+    """
+    programs = server._programs(server.of(tree.root))
+    environ = {**tree.environ, "PGPASSWORD": tree.environ["PGPASSWORD"]}
+
+    def run(program: str, *words: str) -> None:
+        done = subprocess.run([programs / program, *words], env=environ, cwd=tree.root, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    def holds() -> None:
+        done = tree.atriz("check")
+        assert done.returncode == 0, done.stdout + done.stderr
+        with psycopg.connect(urls["mextrack"]["SHARED_DATABASE_URL"] or "", autocommit=True) as connection:
+            assert connection.execute("SELECT auth.sign_out('none')").fetchone() == (False,)
+            for statement in ("SELECT password_hash FROM users", "DELETE FROM user_roles", "CREATE TABLE mine ()"):
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    connection.execute(statement.encode())
+        with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+            psycopg.connect(
+                **conninfo.conninfo_to_dict(urls["mextrack"]["DATABASE_URL"] or "") | {"dbname": "pshop_db"}
+            )
+
+    done = tree.atriz("clean")
+    assert done.returncode == 0, done.stderr
+    holds()
+    for name in DATABASES.values():
+        run("pg_dump", "--format=custom", f"--file={name}.dump", name)
+    assert tree.atriz("drop", "--yes").returncode == 0
+    for name in DATABASES.values():
+        run("pg_restore", "--create", "--dbname=postgres", f"{name}.dump")
+    holds()
