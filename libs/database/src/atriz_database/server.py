@@ -148,8 +148,7 @@ def start(server: Server, notify: Callable[[str], None] = lambda text: None) -> 
 
     Raise `ServerError` if there are no programs for this platform, or the server cannot be made or started.
     """
-    _await(server)
-    if server.answers():
+    if _is_there(server):
         _check_socket_folder(server)
         if not server.data.exists():
             raise ServerError(
@@ -159,8 +158,7 @@ def start(server: Server, notify: Callable[[str], None] = lambda text: None) -> 
         return False
     with _locked(server):
         # Whoever held the lock may have been killed, and what it started goes on.
-        _await(server)
-        if server.answers():
+        if _is_there(server):
             return False
         if server.pid() is not None:
             raise ServerError(
@@ -173,6 +171,16 @@ def start(server: Server, notify: Callable[[str], None] = lambda text: None) -> 
             _make(server, programs)
         notify("starting the embedded server")
         _launch(server, programs)
+    return True
+
+
+def _is_there(server: Server) -> bool:
+    """Whether a server runs; one that somebody has started is waited for."""
+    _await(server)
+    if not server.answers():
+        return False
+    # It may have come between the two looks, and lets nobody in yet.
+    _await(server)
     return True
 
 
@@ -269,8 +277,7 @@ def _launch(server: Server, programs: Path) -> None:
     deadline = time.monotonic() + _CRASH_SECONDS
     while (done := _run(server, command)).returncode != 0:
         # A run that was killed may have started one that is there only now.
-        _await(server)
-        if server.answers():
+        if _is_there(server):
             return
         with contextlib.suppress(OSError):
             done.stdout += server.log.read_bytes()[log_start:].decode(errors="replace")
