@@ -25,6 +25,9 @@ from atriz_database import databases, lock, passwords, roles, settings, workspac
 
 _ADMINISTRATOR = ("PGHOST", "PGPORT", "PGUSER", "PGPASSWORD")
 
+# A server of their own, which every process of the quick tests would start.
+pytestmark = pytest.mark.gate
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Second]:

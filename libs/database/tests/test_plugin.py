@@ -32,6 +32,9 @@ from atriz_database.testing.run import Run
 from atriz_database.url import DatabaseURL
 from atriz_database.workspace import Package
 
+# Runs of pytest, which are started for most of them.
+pytestmark = pytest.mark.gate
+
 COUNT = "SELECT count(*) FROM shelf_1"
 OTHER = date(2031, 5, 17)
 
