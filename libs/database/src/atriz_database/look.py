@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ _VERSIONS_AND_LABEL = b"""
     SELECT (SELECT array_agg(version_num ORDER BY version_num) FROM alembic_version), package, environment
     FROM atriz.label
 """
+
+# How long an interrupted look tries to have its statements ended; and how long for each of them, though the time is up.
+_CANCEL_SECONDS, _LEAST_SECONDS = 5.0, 0.1
 
 State = Literal[
     "up-to-date", "pending", "missing", "unversioned", "diverged", "ahead", "mislabelled", "unreachable", "broken"
@@ -83,9 +87,10 @@ def look(
             thread.join()
     except BaseException:
         # Interrupted: a statement that waits behind a lock would wait on, for nobody.
+        deadline = time.monotonic() + _CANCEL_SECONDS
         for connection in list(connected):
             with suppress(psycopg.Error):
-                connection.cancel_safe(timeout=1)
+                connection.cancel_safe(timeout=max(deadline - time.monotonic(), _LEAST_SECONDS))
         raise
     return [_raised(look) for look in looks]
 
