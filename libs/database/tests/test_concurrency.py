@@ -110,7 +110,7 @@ def test_a_killed_worker_is_reported_and_the_next_run_finishes(fleet: Tree) -> N
         # The server itself only notices when the statement ends.
         connection.execute(
             "SELECT pg_cancel_backend(pid) FROM pg_stat_activity "
-            "WHERE query LIKE '%pg_sleep%' AND pid <> pg_backend_pid()"
+            "WHERE datname = current_database() AND query LIKE '%pg_sleep%' AND pid <> pg_backend_pid()"
         )
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 1
