@@ -151,6 +151,18 @@ def _transaction(url: str) -> Iterator[Work]:
 
 
 @contextmanager
+def _text(url: str) -> Iterator[Work]:
+    with Database(url, pool_size=POOL_SIZE) as database:
+
+        def work() -> None:
+            with database.transaction():
+                database.query(STATEMENT)
+
+        yield work
+        assert database.pool.in_use == database.pool.waiting == 0
+
+
+@contextmanager
 def _query(url: str) -> Iterator[Work]:
     with Database(url, pool_size=POOL_SIZE) as database:
         yield lambda: database.query(STATEMENT)
@@ -162,6 +174,7 @@ _TRANSACTIONS = {
     "psycopg_pool": _psycopg_pool,
     "SQLAlchemy engine.begin()": _sqlalchemy,
     "atriz transaction()": _transaction,
+    "atriz transaction(), query() in it": _text,
     "atriz query()": _query,
 }
 
@@ -215,6 +228,12 @@ class _AsyncTransaction:
         await self._database.close()
 
 
+class _AsyncText(_AsyncTransaction):
+    async def _work(self) -> None:
+        async with self._database.transaction():
+            await self._database.query(STATEMENT)
+
+
 class _AsyncQuery(_AsyncTransaction):
     async def _work(self) -> None:
         await self._database.query(STATEMENT)
@@ -224,6 +243,7 @@ _TASKS = {
     "psycopg_pool": _AsyncPool,
     "SQLAlchemy engine.begin()": _AsyncEngine,
     "atriz transaction()": _AsyncTransaction,
+    "atriz transaction(), query() in it": _AsyncText,
     "atriz query()": _AsyncQuery,
 }
 

@@ -153,7 +153,7 @@ def _pool_marks(entries: dict[str, Entry]) -> list[Mark]:
     floor = entries["floor A: psycopg_pool"]
     return [
         Mark(f"{label}: at most 1/0.9 x psycopg_pool", 1 / 0.9, ratio(entries[f"atriz {label}"], floor))
-        for label in ("transaction()", "query()")
+        for label in ("transaction()", "transaction(), query() in it", "query()")
     ]
 
 
@@ -161,6 +161,7 @@ _POOLS = {
     "floor A: psycopg_pool": "psycopg_pool",
     "floor B: SQLAlchemy engine.begin()": "SQLAlchemy engine.begin()",
     "atriz transaction()": "atriz transaction()",
+    "atriz transaction(), query() in it": "atriz transaction(), query() in it",
     "atriz query()": "atriz query()",
 }
 _TASKS = {

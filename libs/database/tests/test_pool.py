@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import math
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.pool import ConnectionPoolEntry
 
-from atriz_database import Database, PoolState, PoolTimeoutError
+from atriz_database import AsyncDatabase, Database, PoolState, PoolTimeoutError
 from atriz_database.url import DatabaseURL
 
 
@@ -70,6 +74,61 @@ def test_those_who_wait_are_served_in_turn(empty: DatabaseURL) -> None:
                         pass
             db.query("SELECT 1")
         assert served == [0, 1, 2, 3, 4]
+
+
+class _Sleeper:
+    """Waits for a slot, and is slow to wake up."""
+
+    def __init__(self) -> None:
+        self.slot: ConnectionPoolEntry | None = None
+        self.is_called = False
+        self.awake = threading.Event()
+
+    def block(self, seconds: float) -> None:
+        self.awake.wait(seconds)
+
+    def wake(self) -> None:
+        pass
+
+
+def test_the_first_in_line_is_passed_over_for_a_moment_only(
+    empty: DatabaseURL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks while it wakes up may come first; after half a millisecond the connection is handed over to it."""
+    with Database(empty, pool_size=1) as db, ThreadPoolExecutor(1) as executor:
+        sleeper = _Sleeper()
+        monkeypatch.setattr(db.engine.pool, "_waiter", lambda: sleeper)
+        monkeypatch.setattr(db.engine.pool, "_served", math.inf)
+        with db.transaction():
+            waiting = executor.submit(db.query, "SELECT 1")
+            while db.pool.waiting == 0:
+                pass
+        assert db.query("SELECT 2") == [(2,)]
+        assert (db.pool.waiting, db.pool.in_use) == (1, 0)
+        monkeypatch.setattr(db.engine.pool, "_served", time.monotonic() - 0.001)
+        assert db.query("SELECT 2") == [(2,)]
+        assert db.pool.waiting == 0
+        sleeper.awake.set()
+        assert waiting.result(20) == [(1,)]
+
+
+def test_a_slot_that_a_cancelled_task_was_told_of_goes_to_the_next(empty: DatabaseURL) -> None:
+    """Its call is passed on, so that nobody waits beside an idle connection."""
+
+    async def main() -> None:
+        async with AsyncDatabase(empty, pool_size=1, pool_timeout=20) as db:
+            async with db.transaction():
+                first, second = (asyncio.create_task(db.query("SELECT 1")) for _ in range(2))
+                while db.pool.waiting < 2:
+                    await asyncio.sleep(0)
+                # As if somebody had been served this moment: the connection is told of, and not handed over.
+                db._database.engine.pool._served = math.inf  # type: ignore[attr-defined]
+            first.cancel()
+            assert await asyncio.wait_for(second, 5) == [(1,)]
+            with pytest.raises(asyncio.CancelledError):
+                await first
+
+    asyncio.run(main())
 
 
 def test_server_that_cannot_be_reached_is_told_to_all_at_once(empty: DatabaseURL) -> None:

@@ -1,8 +1,9 @@
-"""Single statements go past SQLAlchemy, and nobody can tell."""
+"""Text goes past SQLAlchemy, alone and in blocks, and nobody can tell."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event
+from sqlalchemy.exc import InvalidRequestError
 
 from atriz_database import Database
 from atriz_database.url import DatabaseURL
@@ -83,6 +85,46 @@ def test_a_statement_does_the_same_both_ways(
     assert first == second
     for each in both:
         assert each.query("SELECT 1") == [(1,)]
+
+
+def block(database: Database, statement: str, parameters: dict[str, Any], savepoint: bool) -> list[Any]:
+    """Return all that can be seen of a block with a statement in it, of the statement after it, and of the end."""
+    seen: list[Any] = []
+    try:
+        with database.transaction(), database.transaction() if savepoint else nullcontext():
+            seen += [outcome(database, statement, parameters, "query"), outcome(database, "SELECT 1", {}, "query")]
+    except Exception as error:
+        seen += [type(error), str(error).partition("savepoint")[0], database.pool.in_use]
+    return [*seen, outcome(database, "SELECT count(*) FROM things", {}, "query")]
+
+
+@pytest.mark.parametrize("savepoint", [False, True])
+@pytest.mark.parametrize(("statement", "parameters"), _STATEMENTS.values(), ids=_STATEMENTS)
+def test_a_statement_of_a_block_does_the_same_both_ways(
+    both: tuple[Database, Database], statement: str, parameters: dict[str, Any], savepoint: bool
+) -> None:
+    """What it brings, what the block may do after it, how the block ends, and what is committed."""
+    straight, watched = both
+    first = block(straight, statement, parameters, savepoint)
+    straight.execute("TRUNCATE things")
+    assert first == block(watched, statement, parameters, savepoint)
+
+
+def test_a_block_that_is_over_takes_no_more_both_ways(both: tuple[Database, Database]) -> None:
+    """Neither one that its user has ended by hand, nor a savepoint that is gone."""
+    for each in both:
+        with each.transaction() as connection:
+            transaction = connection.get_transaction()
+            assert transaction is not None
+            transaction.rollback()
+            with pytest.raises(InvalidRequestError, match="inside context manager"):
+                each.query("SELECT 1")
+        with each.transaction(), each.transaction() as connection:
+            savepoint = connection.get_nested_transaction()
+            assert savepoint is not None
+            savepoint.rollback()
+            with pytest.raises(InvalidRequestError, match="inside context manager"):
+                each.query("SELECT 1")
 
 
 _VALUES = st.one_of(

@@ -123,8 +123,7 @@ class Database:
         block = transaction.current(self._current)
         if block is None:
             return single.run(self.engine, statement, parameters, read)
-        executable = single.text(statement) if isinstance(statement, str) else statement
-        return read(block.connection.execute(executable, parameters))
+        return single.run_in(block.connection, statement, parameters, read)
 
     def transaction(
         self,

@@ -12,7 +12,7 @@ import sqlalchemy
 from sqlalchemy import Engine, event
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from atriz_database import libpq
+from atriz_database import driver, libpq
 from atriz_database.pool import AsyncSlotPool, SlotPool, ping_idle
 from atriz_database.url import DatabaseURL
 
@@ -99,7 +99,7 @@ def _arguments(url: DatabaseURL, name: str, settings: PoolSettings) -> dict[str,
 
 def _connect_quietly(dialect: sqlalchemy.Dialect, _slot: object, words: Any, parameters: Any) -> Any:
     try:
-        return dialect.connect(*words, **parameters)
+        return (dialect if dialect.is_async else driver.Connection).connect(*words, **parameters)
     except psycopg.Error as error:
         # The frames of psycopg's in its traceback hold the password, and pytest shows the last one's arguments.
         raise error.with_traceback(None) from None

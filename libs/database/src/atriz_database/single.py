@@ -1,8 +1,9 @@
-"""One statement that is a transaction by itself: one round trip, where a block takes three.
+"""Text that goes straight to the driver: a statement of a block, or one that is a transaction by itself.
 
-What SQLAlchemy does around a statement takes longer than all the rest, and under many threads three times as long. So
-text goes straight to the driver, on a connection of SQLAlchemy's pool, and becomes SQLAlchemy's rows and errors again.
-Statements of SQLAlchemy's own go its way, and so does everything as soon as somebody listens to the engine's events.
+The latter is one round trip, where a block takes three. What SQLAlchemy does around a statement takes longer than all
+the rest, and under many threads three times as long. So text goes straight to the driver, on a connection of
+SQLAlchemy's pool, and becomes SQLAlchemy's rows and errors again. Statements of SQLAlchemy's own go its way, and so
+does everything as soon as somebody listens to the events of engine or connection.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sqlalchemy
 from psycopg import Error, ProgrammingError
 from sqlalchemy import Connection, Engine, Executable, Row
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
-from sqlalchemy.engine.result import IteratorResult, SimpleResultMetaData
+from sqlalchemy.engine.result import SimpleResultMetaData
 from sqlalchemy.exc import DBAPIError, ResourceClosedError
 from sqlalchemy.pool import PoolProxiedConnection
 
@@ -28,7 +29,8 @@ from atriz_database.transaction import said
 T = TypeVar("T")
 _Rows = Sequence[Row[*tuple[Any, ...]]]
 
-_EVENTS = ("before_execute", "after_execute", "before_cursor_execute", "after_cursor_execute")
+# Options that hold for the transaction, which has begun with them.
+_OF_TRANSACTIONS = {"isolation_level", "postgresql_readonly"}
 _DIALECT = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 _REMEMBERED = 512
 
@@ -57,13 +59,36 @@ def run(engine: Engine, statement: str | Executable, parameters: dict[str, Any],
         plain = _plain(statement)
         # Where names are missing or too many SQLAlchemy has its own words for that.
         if plain.names == parameters.keys() and not _is_watched(engine):
-            return _straight(engine, plain.sql, parameters, read)
+            return _alone(engine, plain.sql, parameters, read)
         statement = text(statement)
     with engine.connect() as connection:
         # The driver's own, and not SQLAlchemy's isolation level AUTOCOMMIT, which takes twice as long to set.
         connection.connection.dbapi_connection.autocommit = True  # type: ignore[union-attr]
         with _single(connection):
             return read(connection.execute(statement, parameters))
+
+
+def run_in(
+    connection: Connection, statement: str | Executable, parameters: dict[str, Any], read: Callable[[Answer], T]
+) -> T:
+    """Do the same in the transaction that a connection is in.
+
+    Raise SQLAlchemy's errors.
+    """
+    if isinstance(statement, str):
+        plain = _plain(statement)
+        # What must not go on SQLAlchemy refuses, in its own words.
+        if plain.names == parameters.keys() and _goes_on(connection) and not _is_watched(connection.engine, connection):
+            try:
+                return _ask(connection.connection.dbapi_connection, plain.sql, parameters, read)
+            except Error as error:
+                connection._handle_dbapi_exception(error, plain.sql, parameters, None, None)
+            except Exception:
+                raise
+            except BaseException as error:
+                connection._handle_dbapi_exception(error, None, None, None, None)
+        statement = text(statement)
+    return read(connection.execute(statement, parameters))
 
 
 @lru_cache(maxsize=_REMEMBERED)
@@ -84,15 +109,27 @@ class _Plain:
 @lru_cache(maxsize=_REMEMBERED)
 def _plain(statement: str) -> _Plain:
     compiled = text(statement).compile(dialect=_DIALECT)  # type: ignore[attr-defined]
-    return _Plain(str(compiled), compiled.params.keys())
+    sql, names = str(compiled), compiled.params.keys()
+    return _Plain(sql if names else sql.replace("%%", "%"), names)
 
 
-def _is_watched(engine: Engine) -> bool:
-    """Whether somebody wants to know of each statement: a listener, or the log."""
-    return any(getattr(engine.dispatch, name) for name in _EVENTS) or engine.logger.isEnabledFor(logging.INFO)
+def _is_watched(engine: Engine, connection: Connection | None = None) -> bool:
+    """Whether somebody wants to know of each statement, a listener or the log, or has set how it is to be run."""
+    if engine._has_events or engine.logger.isEnabledFor(logging.INFO):
+        return True
+    if connection is None:
+        return False
+    options = connection.get_execution_options()
+    return connection._has_events or bool(options and options.keys() - _OF_TRANSACTIONS)
 
 
-def _straight(engine: Engine, sql: str, parameters: dict[str, Any], read: Callable[[Answer], T]) -> T:
+def _goes_on(connection: Connection) -> bool:
+    """Whether the connection's transaction, and the block that it is in, may have another statement."""
+    block = connection._trans_context_manager
+    return connection.in_transaction() and (block is None or block._transaction_is_active())
+
+
+def _alone(engine: Engine, sql: str, parameters: dict[str, Any], read: Callable[[Answer], T]) -> T:
     try:
         pooled = engine.pool.connect()
     except Error as error:
@@ -100,10 +137,7 @@ def _straight(engine: Engine, sql: str, parameters: dict[str, Any], read: Callab
     driver: Any = pooled.dbapi_connection
     try:
         driver.autocommit = True
-        cursor = driver.cursor()
-        cursor.execute(sql, parameters)
-        done = read(_Fetched(cursor))
-        cursor.close()
+        done = _ask(driver, sql, parameters, read)
     except Exception as error:
         if isinstance(error, Error):
             _fail(engine, pooled, error, sql, parameters)
@@ -114,6 +148,15 @@ def _straight(engine: Engine, sql: str, parameters: dict[str, Any], read: Callab
         _fail(engine, pooled, error, None, None)
     _end(pooled, driver)
     pooled.close()
+    return done
+
+
+def _ask(driver: Any, sql: str, parameters: dict[str, Any], read: Callable[[Answer], T]) -> T:
+    cursor = driver.cursor()
+    # Without parameters nothing is looked for in the text.
+    cursor.execute(sql, parameters or None)
+    done = read(_Fetched(cursor))
+    cursor.close()
     return done
 
 
@@ -145,16 +188,27 @@ class _Fetched:
 
     def all(self) -> _Rows:
         """Return its rows."""
-        columns = self._cursor.description
-        if columns is None:
+        # SQLAlchemy's cursor for tasks stands before the driver's.
+        result = getattr(self._cursor, "_cursor", self._cursor).pgresult
+        if not result.nfields and self._cursor.description is None:
             # SQLAlchemy's words.
             raise ResourceClosedError("This result object does not return rows. It has been closed automatically.")
-        metadata = _metadata(tuple([column[0] for column in columns]))
-        return IteratorResult(metadata, iter(self._cursor.fetchall())).all()
+        metadata = _metadata(tuple([result.fname(number) for number in range(result.nfields)]))
+        if metadata is None:
+            metadata = _named(tuple([column[0] for column in self._cursor.description]))
+        index = metadata._key_to_index
+        return [Row(metadata, None, index, row) for row in self._cursor.fetchall()]
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def _metadata(names: tuple[str, ...]) -> SimpleResultMetaData:
+def _metadata(names: tuple[bytes, ...]) -> SimpleResultMetaData | None:
+    """Return what rows of columns with these names know of them, `None` if that takes the connection's encoding."""
+    if not all(name.isascii() for name in names):
+        return None
+    return _named(tuple([name.decode() for name in names]))
+
+
+def _named(names: tuple[str, ...]) -> SimpleResultMetaData:
     # A name that two columns have is an error where it is used, and not one of the two.
     several = frozenset(name for name in names if names.count(name) > 1)
     return SimpleResultMetaData(names, _ambiguous_keys=several)

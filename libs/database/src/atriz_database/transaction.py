@@ -79,7 +79,7 @@ class Block:
             raise TransactionError("This block is open already: each `with` needs a transaction() of its own.")
         self._owner = owner()
         self._pid = os.getpid()
-        outer = current(self._current)
+        outer = _outermost(self._current, self._owner)
         if outer is not None:
             self._outermost = False
             self._transaction: RootTransaction | NestedTransaction = self._savepoint(outer)
@@ -114,14 +114,14 @@ class Block:
             if options.read_only:
                 connection.execution_options(postgresql_readonly=True)
             transaction = connection.begin()
-            timeouts = {
-                name: _milliseconds(name, value)
-                for name in ("statement_timeout", "lock_timeout")
-                if (value := getattr(options, name)) is not None
-            }
-            if timeouts:
+            timeouts = (options.statement_timeout, options.lock_timeout)
+            if timeouts != (None, None):
                 # As SET LOCAL: gone with the transaction, whoever gets the server's connection next.
-                calls = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in timeouts.items())
+                calls = ", ".join(
+                    f"set_config('{name}', '{_milliseconds(name, value)}', true)"
+                    for name, value in zip(("statement_timeout", "lock_timeout"), timeouts, strict=True)
+                    if value is not None
+                )
                 connection.exec_driver_sql(f"SELECT {calls}")
         except BaseException:
             connection.close()
@@ -184,7 +184,11 @@ class Block:
 
 def current(blocks: Mapping[Owner, Block]) -> Block | None:
     """Return the outermost block of the thread or task that asks."""
-    block = blocks.get(owner())
+    return _outermost(blocks, owner())
+
+
+def _outermost(blocks: Mapping[Owner, Block], who: Owner) -> Block | None:
+    block = blocks.get(who)
     # A forked process has a copy of its parent's transaction, which stays the parent's.
     return block if block is not None and not block.is_inherited else None
 

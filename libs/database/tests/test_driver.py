@@ -1,0 +1,110 @@
+"""BEGIN, COMMIT and ROLLBACK of threads, which wait in libpq, do what psycopg's own do in the main thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import DBAPIError
+
+from atriz_database import Database
+from atriz_database.url import DatabaseURL
+
+
+@pytest.fixture(params=["main thread", "thread"])
+def calling(request: pytest.FixtureRequest) -> Iterator[Callable[[Callable[[], Any]], Any]]:
+    """Yield what calls a function, here or in a thread."""
+    if request.param == "main thread":
+        yield lambda function: function()
+        return
+    with ThreadPoolExecutor(1) as executor:
+        yield lambda function: executor.submit(function).result(20)
+
+
+def test_what_is_committed_is_there_and_what_is_rolled_back_is_not(
+    empty: DatabaseURL, calling: Callable[[Callable[[], Any]], Any]
+) -> None:
+    """With the options of the transaction in its BEGIN."""
+    with Database(empty) as db:
+        db.execute("CREATE TABLE notes (body text)")
+
+        def write(body: str, error: type[Exception] | None) -> None:
+            with db.transaction(isolation="SERIALIZABLE"):
+                assert db.query("SHOW transaction_isolation") == [("serializable",)]
+                db.execute("INSERT INTO notes VALUES (:body)", body=body)
+                if error is not None:
+                    raise error
+
+        calling(lambda: write("kept", None))
+        with pytest.raises(ZeroDivisionError):
+            calling(lambda: write("lost", ZeroDivisionError))
+        assert db.query("SELECT body FROM notes") == [("kept",)]
+
+
+def test_a_commit_that_the_server_refuses_says_why(
+    empty: DatabaseURL, calling: Callable[[Callable[[], Any]], Any]
+) -> None:
+    """With the server's code and words, nothing is committed, and the connection serves the next."""
+    with Database(empty, pool_size=1) as db:
+        db.execute("CREATE TABLE own (id int PRIMARY KEY, other int REFERENCES own DEFERRABLE INITIALLY DEFERRED)")
+
+        def write() -> None:
+            with db.transaction():
+                db.execute("INSERT INTO own VALUES (1, 2)")
+
+        with pytest.raises(DBAPIError, match="is not present in table") as caught:
+            calling(write)
+        assert getattr(caught.value.orig, "sqlstate", None) == "23503"
+        assert db.query("SELECT count(*) FROM own") == [(0,)]
+        assert db.pool.open == 1
+
+
+def test_a_copy_that_is_under_way_is_not_cut_off_by_commit(
+    empty: DatabaseURL, calling: Callable[[Callable[[], Any]], Any]
+) -> None:
+    """A call of libpq's own would end it; psycopg refuses, and nothing of it is committed."""
+    with Database(empty) as db:
+        db.execute("CREATE TABLE numbers (value int)")
+
+        def write() -> None:
+            with db.transaction() as connection:
+                driver: Any = connection.connection.driver_connection
+                driver.pgconn.exec_(b"COPY numbers FROM STDIN")
+
+        with pytest.raises(DBAPIError):
+            calling(write)
+        assert db.query("SELECT count(*) FROM numbers") == [(0,)]
+
+
+def test_a_commit_that_waits_lets_the_other_threads_run(empty: DatabaseURL) -> None:
+    """Here for a lock that only another thread lets go, which would never come to it."""
+    with Database(empty) as db:
+        db.execute("CREATE TABLE late (id int)")
+        db.execute(
+            "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN PERFORM pg_advisory_xact_lock(7); RETURN NULL; END $$"
+        )
+        db.execute(
+            "CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON late DEFERRABLE INITIALLY DEFERRED "
+            "FOR EACH ROW EXECUTE FUNCTION wait()"
+        )
+        committing = threading.Event()
+
+        def write() -> None:
+            with db.transaction():
+                db.execute("INSERT INTO late VALUES (1)")
+                committing.set()
+
+        with ThreadPoolExecutor(1) as executor:
+            with db.transaction():
+                db.query("SELECT pg_advisory_xact_lock(7)")
+                writing = executor.submit(write)
+                committing.wait(20)
+                waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+                while db.query(waiting) != [(1,)]:
+                    pass
+            writing.result(20)
+        assert db.query("SELECT id FROM late") == [(1,)]
