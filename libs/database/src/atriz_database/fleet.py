@@ -37,7 +37,7 @@ _FORKS = sys.platform == "linux"
 # What a worker gets to cancel its statement and roll back, before it is killed.
 _GRACE_SECONDS = 30.0
 # Lines of hundreds of revisions are written some at a time: to wake for each costs as much as its server's work.
-_TOGETHER_SECONDS = 0.003
+_TOGETHER_SECONDS = 0.01
 _LENGTH = struct.Struct("!I")
 _AT_ONCE = 1 << 16
 
