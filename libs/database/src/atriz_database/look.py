@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, Literal
 
 import psycopg
@@ -70,27 +70,32 @@ def look(
         return []
     looks: list[Look | BaseException | None] = [None] * len(targets)
     connected: list[databases.Connection] = []
+    given_up = Event()
+
+    def begun(connection: databases.Connection) -> None:
+        connected.append(connection)
+        if given_up.is_set():
+            connection.close()  # It came after those that were cancelled.
 
     def work(index: int) -> None:
         try:
-            looks[index] = _look(targets[index], revisions[index], wait, edited, connected)
+            looks[index] = _look(targets[index], revisions[index], wait, edited, begun)
         except BaseException as error:  # handed to the caller's thread, which raises it
             looks[index] = error
 
     # Daemons, so that Ctrl-C need not wait for a server that does not answer.
     threads = [Thread(target=work, args=(index,), daemon=True) for index in range(1, len(targets))]
-    for thread in threads:
-        interrupt.start_deaf(thread)
     try:
-        looks[0] = _look(targets[0], revisions[0], wait, edited, connected)
+        # The first may be waiting already while the last is started: from here on an interrupt ends them all.
+        for thread in threads:
+            interrupt.start_deaf(thread)
+        looks[0] = _look(targets[0], revisions[0], wait, edited, begun)
         for thread in threads:
             thread.join()
     except BaseException:
         # Interrupted: a statement that waits behind a lock would wait on, for nobody.
-        deadline = time.monotonic() + _CANCEL_SECONDS
-        for connection in list(connected):
-            with suppress(psycopg.Error):
-                connection.cancel_safe(timeout=max(deadline - time.monotonic(), _LEAST_SECONDS))
+        given_up.set()
+        _cancel(connected)
         raise
     return [_raised(look) for look in looks]
 
@@ -102,10 +107,22 @@ def _raised(look: Look | BaseException | None) -> Look:
     raise look
 
 
-def _look(target: Target, files: Revisions, wait: float, edited: bool, connected: list[databases.Connection]) -> Look:
+def _cancel(connected: list[databases.Connection]) -> None:
+    """Have the server end what the connections are at, until each is closed by whoever looks through it."""
+    deadline = time.monotonic() + _CANCEL_SECONDS
+    # Again, because a statement may only be on its way when it is cancelled, and another may follow it.
+    while (at_work := [each for each in connected if not each.closed]) and time.monotonic() < deadline:
+        for connection in at_work:
+            with suppress(psycopg.Error):
+                connection.cancel_safe(timeout=max(deadline - time.monotonic(), _LEAST_SECONDS))
+
+
+def _look(
+    target: Target, files: Revisions, wait: float, edited: bool, begun: Callable[[databases.Connection], None]
+) -> Look:
     try:
         with databases.connect(target, purpose="look", wait=wait) as connection:
-            connected.append(connection)
+            begun(connection)
             busy, current, found = _read(connection)
             changed = _edited(connection, files, current) if edited and found else ()
             unversioned = not current and _has_tables(connection)
