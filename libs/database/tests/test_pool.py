@@ -8,6 +8,7 @@ import math
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from random import Random
 
 import pytest
 from sqlalchemy.exc import OperationalError
@@ -127,6 +128,47 @@ def test_a_slot_that_a_cancelled_task_was_told_of_goes_to_the_next(empty: Databa
             assert await asyncio.wait_for(second, 5) == [(1,)]
             with pytest.raises(asyncio.CancelledError):
                 await first
+
+    asyncio.run(main())
+
+
+def test_no_connection_is_lost_where_threads_give_up(empty: DatabaseURL) -> None:
+    """However many wait in vain, just when one comes back as well."""
+    with Database(empty, pool_size=3, pool_timeout=0.0005) as db, ThreadPoolExecutor(24) as executor:
+
+        def work(_: int) -> bool:
+            try:
+                db.query("SELECT 1")
+            except PoolTimeoutError:
+                return False
+            return True
+
+        done = list(executor.map(work, range(6000)))
+        assert {*done} == {True, False}
+        assert (db.pool.in_use, db.pool.waiting, db.pool.timeouts) == (0, 0, done.count(False))
+        assert len({id(slot) for slot in db.engine.pool._idle}) == 3  # type: ignore[attr-defined]
+
+
+def test_no_connection_is_lost_where_tasks_are_cancelled(empty: DatabaseURL) -> None:
+    """Whether they wait, were told of a connection, were handed one, or ask something through it."""
+
+    async def main() -> None:
+        async with AsyncDatabase(empty, pool_size=3) as db:
+            random = Random(7)
+
+            async def work() -> bool:
+                try:
+                    async with asyncio.timeout(random.uniform(0, 0.02)):
+                        await db.query("SELECT 1")
+                except TimeoutError:
+                    return False
+                return True
+
+            done = [await asyncio.gather(*(work() for _ in range(40))) for _ in range(15)]
+            assert {each for some in done for each in some} == {True, False}
+            assert (db.pool.in_use, db.pool.waiting) == (0, 0)
+            assert len({id(slot) for slot in db._database.engine.pool._idle}) == 3  # type: ignore[attr-defined]
+            assert await asyncio.gather(*(db.query("SELECT 1") for _ in range(9))) == [[(1,)]] * 9
 
     asyncio.run(main())
 
