@@ -1,4 +1,4 @@
-"""BEGIN, COMMIT and ROLLBACK of threads, which wait in libpq, do what psycopg's own do in the main thread."""
+"""What threads ask, waiting in libpq, brings what it brings the main thread, which waits in psycopg."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from atriz_database import Database
 from atriz_database.url import DatabaseURL
@@ -60,6 +60,63 @@ def test_a_commit_that_the_server_refuses_says_why(
         assert getattr(caught.value.orig, "sqlstate", None) == "23503"
         assert db.query("SELECT count(*) FROM own") == [(0,)]
         assert db.pool.open == 1
+
+
+_PREPARED: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "rows": ("SELECT n, n::text || :a FROM generate_series(1, 3) n", {"a": "x"}, {"a": "y"}),
+    "no row": ("SELECT 1 WHERE CAST(:a AS int) = 1", {"a": 1}, {"a": 2}),
+    "a value of another type": ("SELECT CAST(:a AS text)", {"a": 1}, {"a": "b"}),
+    "a division": ("SELECT 1 / CAST(:a AS int)", {"a": 1}, {"a": 0}),
+    "a value that the driver lacks": ("SELECT CAST(:a AS text)", {"a": "x"}, {"a": object()}),
+    "NULL": ("SELECT CAST(:a AS text)", {"a": "x"}, {"a": None}),
+    "a change": ("INSERT INTO kept VALUES (:a)", {"a": 1}, {"a": 2}),
+    "a changed table": ("SELECT * FROM kept WHERE :a", {"a": False}, {"a": True}),
+}
+
+
+@pytest.mark.parametrize(("statement", "first", "last"), _PREPARED.values(), ids=_PREPARED)
+def test_a_prepared_statement_does_the_same_in_every_thread(
+    empty: DatabaseURL, statement: str, first: dict[str, Any], last: dict[str, Any]
+) -> None:
+    """What it brings, its errors with their codes, and the transaction after it."""
+
+    def outcome(db: Database) -> list[Any]:
+        seen: list[Any] = []
+        for _ in range(8):
+            db.query(statement, **first) if statement.startswith("SELECT") else db.execute(statement, **first)
+        if "kept" in statement:
+            db.execute("ALTER TABLE kept ADD more int")
+        try:
+            with db.transaction():
+                seen.append(
+                    db.query(statement, **last) if statement.startswith("SELECT") else db.execute(statement, **last)
+                )
+        except DBAPIError as error:
+            seen += [type(error), str(error), getattr(error.orig, "sqlstate", None)]
+        return [*seen, db.query("SELECT count(*) FROM kept"), db.pool.open, db.pool.in_use]
+
+    def fresh() -> list[Any]:
+        with Database(empty, pool_size=1) as db:
+            db.execute("DROP TABLE IF EXISTS kept")
+            db.execute("CREATE TABLE kept (id int)")
+            return outcome(db)
+
+    here = fresh()
+    with ThreadPoolExecutor(1) as executor:
+        assert executor.submit(fresh).result(20) == here
+
+
+def test_a_server_that_ends_the_connection_is_heard(
+    empty: DatabaseURL, calling: Callable[[Callable[[], Any]], Any]
+) -> None:
+    """In a prepared statement, too: it said why, so nothing is committed, and the outcome is known."""
+    with Database(empty, pool_size=1) as db:
+        end = "SELECT CASE WHEN :end THEN pg_terminate_backend(pg_backend_pid()) END"
+        for _ in range(8):
+            calling(lambda: db.query(end, end=False))
+        with pytest.raises(OperationalError, match="terminating connection"):
+            calling(lambda: db.query(end, end=True))
+        assert db.query("SELECT 1") == [(1,)]
 
 
 def test_a_copy_that_is_under_way_is_not_cut_off_by_commit(

@@ -23,6 +23,7 @@ from sqlalchemy.engine.result import SimpleResultMetaData
 from sqlalchemy.exc import DBAPIError, ResourceClosedError
 from sqlalchemy.pool import PoolProxiedConnection
 
+from atriz_database.driver import ServerEndedError
 from atriz_database.errors import OutcomeUnknownError, TransactionError
 from atriz_database.transaction import said
 
@@ -251,4 +252,6 @@ def _by_server(error: DBAPIError) -> bool:
     A pooler says something as well, when it has lost the server, and knows no more than we do. Only PostgreSQL says
     where in its source an error was raised.
     """
+    if isinstance(error.orig, ServerEndedError):
+        return True  # Of a prepared statement, and behind a pooler none is.
     return isinstance(error.orig, Error) and error.orig.diag.source_function is not None
