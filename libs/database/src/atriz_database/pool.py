@@ -35,7 +35,7 @@ from atriz_database.errors import DatabaseClosedError, PoolTimeoutError
 from atriz_database.owner import Owner, owner, shown
 
 _PING_AFTER_SECONDS = 10.0
-# What came back this moment has had no time to break.
+# What came back this moment has hardly had time to break.
 _FRESH_SECONDS = 0.001
 _PASSED_OVER_SECONDS = 0.0005
 _SHOWN_HOLDERS = 3
@@ -350,7 +350,10 @@ def ping_idle(pool: SlotPool) -> None:
         if used is None:
             return  # It has just been made.
         idle = time.monotonic() - used
-        if idle < _FRESH_SECONDS or (idle < _PING_AFTER_SECONDS and not has_news(slot.driver_connection)):
+        # Each look lets another thread have the interpreter: where others wait, only at what may have broken since.
+        if idle < _FRESH_SECONDS and pool._queue:
+            return
+        if idle < _PING_AFTER_SECONDS and not has_news(slot.driver_connection):
             return
         try:
             pool._dialect.do_ping(dbapi_connection)  # type: ignore[union-attr]
