@@ -1,7 +1,8 @@
 """The same for tasks.
 
 No logic stands here. A call runs the sync one in a greenlet that gives way to the event loop wherever it waits for
-the server, as SQLAlchemy's own ``AsyncConnection`` does: see ``docs/decisions/0013-sync-and-async.md``.
+the server, as SQLAlchemy's own ``AsyncConnection`` does: see ``tasks.py`` and
+``docs/decisions/0013-sync-and-async.md``.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Executable, Row, Table
+from sqlalchemy import Connection, CursorResult, Engine, Executable, Row, Table
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-from sqlalchemy.util import await_, greenlet_spawn
+from sqlalchemy.ext.asyncio.result import _ensure_sync_result
+from sqlalchemy.util import await_
 
+from atriz_database import tasks
 from atriz_database.database import Database, locate
 from atriz_database.engine import PoolOptions, PoolSettings, create_async_engine
 from atriz_database.pool import PoolState
@@ -88,12 +91,11 @@ class AsyncDatabase:
 
     async def query(self, statement: str | Executable, /, **parameters: Any) -> Sequence[Row[*tuple[Any, ...]]]:
         """Return the rows of a statement: :meth:`Database.query`."""
-        # Bound here, where a parameter of any name is the statement's and not of what starts the greenlet.
-        return await greenlet_spawn(partial(self._database.query, statement, **parameters))
+        return await tasks.run(partial(self._database.query, statement, **parameters))
 
     async def execute(self, statement: str | Executable, /, **parameters: Any) -> int:
         """Run a statement and return how many rows it affected: :meth:`Database.execute`."""
-        return await greenlet_spawn(partial(self._database.execute, statement, **parameters))
+        return await tasks.run(partial(self._database.execute, statement, **parameters))
 
     def transaction(
         self,
@@ -159,17 +161,19 @@ class AsyncDatabase:
         """Return what `function` returns, run again where PostgreSQL asks for that: :meth:`Database.run`."""
 
         def inside(connection: Connection) -> T:
-            return await_(function(AsyncConnection(self.engine, connection)))
+            return await_(function(_Connection(self.engine, connection)))
 
-        return await greenlet_spawn(
-            self._database.run,
-            inside,
-            retries=retries,
-            read_only=read_only,
-            isolation=isolation,
-            statement_timeout=statement_timeout,
-            lock_timeout=lock_timeout,
-            force_rollback=force_rollback,
+        return await tasks.run(
+            partial(
+                self._database.run,
+                inside,
+                retries=retries,
+                read_only=read_only,
+                isolation=isolation,
+                statement_timeout=statement_timeout,
+                lock_timeout=lock_timeout,
+                force_rollback=force_rollback,
+            )
         )
 
     async def copy_rows(self, table: Table | type, rows: Rows | AsyncRows) -> int:
@@ -177,7 +181,7 @@ class AsyncDatabase:
 
         :param rows: as there, or an async iterable of the same.
         """
-        return await greenlet_spawn(self._database.copy_rows, table, rows)
+        return await tasks.run(partial(self._database.copy_rows, table, rows))
 
     @property
     def pool(self) -> PoolState:
@@ -186,7 +190,7 @@ class AsyncDatabase:
 
     async def close(self) -> None:
         """Close the connections; one that is still in use is closed when it comes back. Closed already is fine."""
-        await greenlet_spawn(self._database.close)
+        await tasks.run(self._database.close)
 
     async def __aenter__(self) -> Self:
         return self
@@ -220,6 +224,16 @@ class _Database(Database):
         return super().__repr__().replace("<_Database", "<AsyncDatabase")
 
 
+class _Connection(AsyncConnection):
+    """SQLAlchemy's, whose statements run in greenlets that are kept; `scalar` and `scalars` call `execute`."""
+
+    async def execute(
+        self, statement: Any, parameters: Any = None, *, execution_options: Any = None
+    ) -> CursorResult[*tuple[Any, ...]]:
+        run = partial(self._proxied.execute, statement, parameters, execution_options=execution_options)
+        return await _ensure_sync_result(await tasks.run(run), self.execute)
+
+
 class _AsyncBlock:
     """A block of ours, entered and left in greenlets."""
 
@@ -230,7 +244,7 @@ class _AsyncBlock:
         self._block = block
 
     async def __aenter__(self) -> AsyncConnection:
-        return AsyncConnection(self._engine, await greenlet_spawn(self._block.__enter__))
+        return _Connection(self._engine, await tasks.run(self._block.__enter__))
 
     async def __aexit__(self, *error: Any) -> None:
-        await greenlet_spawn(self._block.__exit__, *error)
+        await tasks.run(partial(self._block.__exit__, *error))

@@ -135,6 +135,9 @@ class _Refusal:
 
     def __exit__(self, *_error: object) -> None: ...
 
+    async def acquire(self) -> None:
+        self.__enter__()
+
     async def __aenter__(self) -> None:
         self.__enter__()
 

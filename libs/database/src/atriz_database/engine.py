@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -57,7 +58,7 @@ def create_engine(url: DatabaseURL, *, name: str, settings: PoolSettings) -> Eng
     :param name: what the server and our messages call it.
     """
     engine = sqlalchemy.create_engine(**_arguments(url, name, settings), poolclass=SlotPool)
-    _finish(engine, url, settings)
+    _finish(engine, url, settings, driver.Connection.connect)
     return engine
 
 
@@ -65,10 +66,13 @@ def create_async_engine(url: DatabaseURL, *, name: str, settings: PoolSettings) 
     """Return the like for tasks."""
     from sqlalchemy.ext.asyncio import create_async_engine
 
+    from atriz_database.tasks import connected
+
     arguments = _arguments(url, name, settings)
     arguments["connect_args"]["async_creator_fn"] = _connect
     engine = create_async_engine(**arguments, poolclass=AsyncSlotPool)
-    _finish(engine.sync_engine, url, settings)
+    connect = engine.dialect.connect
+    _finish(engine.sync_engine, url, settings, lambda *words, **parameters: connected(connect(*words, **parameters)))
     return engine
 
 
@@ -97,16 +101,15 @@ def _arguments(url: DatabaseURL, name: str, settings: PoolSettings) -> dict[str,
     }
 
 
-def _connect_quietly(dialect: sqlalchemy.Dialect, _slot: object, words: Any, parameters: Any) -> Any:
-    try:
-        return (dialect if dialect.is_async else driver.Connection).connect(*words, **parameters)
-    except psycopg.Error as error:
-        # The frames of psycopg's in its traceback hold the password, and pytest shows the last one's arguments.
-        raise error.with_traceback(None) from None
+def _finish(engine: Engine, url: DatabaseURL, settings: PoolSettings, connect: Callable[..., Any]) -> None:
+    def connect_quietly(_dialect: object, _slot: object, words: Any, parameters: Any) -> Any:
+        try:
+            return connect(*words, **parameters)
+        except psycopg.Error as error:
+            # The frames of psycopg's in its traceback hold the password, and pytest shows the last one's arguments.
+            raise error.with_traceback(None) from None
 
-
-def _finish(engine: Engine, url: DatabaseURL, settings: PoolSettings) -> None:
-    event.listen(engine, "do_connect", _connect_quietly)
+    event.listen(engine, "do_connect", connect_quietly)
     if not url.pooler:
         event.listen(engine, "connect", _mind_pooler)
     if settings.pre_ping:
