@@ -58,7 +58,7 @@ def test_write_keeps_the_embedded_server_in_force(fleet: Tree) -> None:
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"), max_size=30))
 def test_whatever_is_written_is_read_back(tmp_path_factory, value: str) -> None:
     """Quotes, backslashes, line ends, anything."""
-    from atriz_database.verbs.environment import _add
+    from atriz_database.verbs.origins import _add
 
     path = tmp_path_factory.mktemp("env") / ".env"
     _add(path, {"NAME": value})

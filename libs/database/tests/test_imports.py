@@ -49,10 +49,28 @@ def test_entry_loads_what_it_needs_and_no_more(statement: str, loaded: set[str])
 
 
 @pytest.mark.parametrize(
-    "module", ["look", "verbs", "fleet", "server", "databases", "label", "lock", "seeds", "cli.main", "cli.builtin"]
+    "statement",
+    [
+        "import atriz_database.look, atriz_database.fleet, atriz_database.server, atriz_database.databases",
+        "import atriz_database.label, atriz_database.lock, atriz_database.seeds",
+        "import atriz_database.cli.main, atriz_database.cli.builtin",
+        "from atriz_database.verbs import *",
+    ],
 )
-def test_administration_loads_neither_alembic_nor_sqlalchemy_nor_rich(module: str) -> None:
-    assert not loaded_by(f"import atriz_database.{module}") & {"alembic", "sqlalchemy", "rich"}
+def test_administration_loads_neither_alembic_nor_sqlalchemy_nor_rich(statement: str) -> None:
+    assert not loaded_by(statement) & {"alembic", "sqlalchemy", "rich"}
+
+
+def test_a_verb_loads_no_other() -> None:
+    """Whichever was loaded first, a name means its function, and not a file."""
+    program = (
+        "import sys\nfrom atriz_database import verbs\nverbs.migrate\n"
+        "print(*sorted(name for name in sys.modules if name.startswith('atriz_database.verbs.')))\n"
+        "from atriz_database.verbs import *\n"
+        "print(*sorted(name for name in verbs.__all__ if not callable(getattr(verbs, name))))"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "atriz_database.verbs.forward\n\n"
 
 
 @pytest.mark.parametrize("name", ["Database", "AsyncDatabase"])
@@ -66,7 +84,7 @@ def test_application_loads_nothing_of_administration(name: str) -> None:
     loaded = {name.removeprefix("atriz_database.") for name in done.stdout.split()}
     stem = {"errors", "libpq", "owner", "settings", "url", "workspace"}
     application = {"database", "driver", "engine", "pool", "single", "transaction"}
-    assert loaded == stem | application | ({"asynchronous"} if name == "AsyncDatabase" else set())
+    assert loaded == stem | application | ({"asynchronous", "tasks"} if name == "AsyncDatabase" else set())
 
 
 def test_migrations_is_the_only_module_that_loads_alembic() -> None:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from atriz_database import verbs
 from atriz_database.cli.arguments import force, limits, one_package, package, package_and_only
 from atriz_database.cli.verb import Call, Verb
-from atriz_database.fleet import Outcome
 
 
-def _fleet_verb(verb: Callable[..., list[Outcome]]) -> Callable[[Call], int]:
-    def run(call: Call) -> int:
-        given = call.arguments
-        words = [given.verb, given.package or "", "--only" if call.options.only else ""]
-        again = " ".join(filter(None, ["atriz", *words]))
-        return call.output.finish(verb(call.workspace, given.package, call.options, call.output.report), again)
-
-    return run
+def _on_fleet(call: Call) -> int:
+    given = call.arguments
+    words = [given.verb, given.package or "", "--only" if call.options.only else ""]
+    again = " ".join(filter(None, ["atriz", *words]))
+    verb = getattr(verbs, given.verb)
+    return call.output.finish(verb(call.workspace, given.package, call.options, call.output.report), again)
 
 
 def _configure_destructive(parser: ArgumentParser) -> None:
@@ -42,21 +39,19 @@ def _configure_drop(parser: ArgumentParser) -> None:
     parser.add_argument("--force-connections", action="store_true", help="end the connections that others have")
 
 
-def _drop(verb: str, run: Callable[..., list[Outcome]]) -> Callable[[Call], int]:
-    def ask_and_run(call: Call) -> int:
-        name = call.arguments.package
-        targets = verbs.existing(call.workspace, name, call.options, verb)
-        if targets and not call.arguments.yes:
-            names = ", ".join(f"{target.database} ({target.url})" for target in targets)
-            if not call.output.ask(f"{verb} destroys all data of {names}. Go on?"):
-                call.output.error(f"atriz: nothing was done. Say yes, or give --yes to {verb} without being asked.")
-                return 2
-        ends = call.arguments.force_connections
-        outcomes = run(call.workspace, name, call.options, call.output.report, force_connections=ends)
-        # What was dropped need not be dropped again.
-        return call.output.finish(outcomes, " ".join(filter(None, ["atriz setup", name])))
-
-    return ask_and_run
+def _ask_and_drop(call: Call) -> int:
+    name, verb = call.arguments.package, call.arguments.verb
+    targets = verbs.existing(call.workspace, name, call.options, verb)
+    if targets and not call.arguments.yes:
+        names = ", ".join(f"{target.database} ({target.url})" for target in targets)
+        if not call.output.ask(f"{verb} destroys all data of {names}. Go on?"):
+            call.output.error(f"atriz: nothing was done. Say yes, or give --yes to {verb} without being asked.")
+            return 2
+    ends = call.arguments.force_connections
+    run = getattr(verbs, verb)
+    outcomes = run(call.workspace, name, call.options, call.output.report, force_connections=ends)
+    # What was dropped need not be dropped again.
+    return call.output.finish(outcomes, " ".join(filter(None, ["atriz setup", name])))
 
 
 def _configure_rollback(parser: ArgumentParser) -> None:
@@ -108,19 +103,19 @@ def _grant(call: Call) -> int:
 VERBS: Mapping[str, Verb] = {
     "setup": Verb(
         "Create, migrate and seed: from nothing to working; on what is there, only what is missing.",
-        _fleet_verb(verbs.setup),
+        _on_fleet,
         _configure_migrating,
         "examples:\n  atriz setup\n  atriz setup mextrack     core first, then mextrack",
     ),
     "create": Verb(
         "Make the databases that are not there yet, and label them.",
-        _fleet_verb(verbs.create),
+        _on_fleet,
         package,
         "examples:\n  atriz create\n  atriz create core",
     ),
     "migrate": Verb(
         "Bring databases to head: core first, then the apps side by side.",
-        _fleet_verb(verbs.migrate),
+        _on_fleet,
         _configure_migrating,
         "A missing database is created first, but for production.\n\n"
         "examples:\n  atriz migrate\n  atriz migrate mextrack          core to head first\n"
@@ -135,25 +130,25 @@ VERBS: Mapping[str, Verb] = {
     ),
     "seed": Verb(
         "Run the seed files, in alphabetical order, one transaction each; skipped in production.",
-        _fleet_verb(verbs.seed),
+        _on_fleet,
         package,
         "examples:\n  atriz seed\n  atriz seed pshop",
     ),
     "clean": Verb(
         "Empty every table and restart every sequence; structure and history stay.",
-        _fleet_verb(verbs.clean),
+        _on_fleet,
         _configure_destructive,
         "examples:\n  atriz clean pshop && atriz seed pshop\n  atriz clean",
     ),
     "reset": Verb(
         "Drop, create, migrate and seed; asks first.",
-        _drop("reset", verbs.reset),
+        _ask_and_drop,
         _configure_reset,
         "examples:\n  atriz reset pshop\n  atriz reset --yes",
     ),
     "drop": Verb(
         "Remove the databases, core's last; asks first.",
-        _drop("drop", verbs.drop),
+        _ask_and_drop,
         _configure_drop,
         "examples:\n  atriz drop pshop\n  atriz drop --yes --force-connections",
     ),

@@ -8,7 +8,7 @@ from dataclasses import asdict, astuple
 from textwrap import indent
 from typing import Any
 
-from atriz_database import graph, server, verbs
+from atriz_database import server, verbs
 from atriz_database.cli.arguments import package, package_and_only
 from atriz_database.cli.verb import Call, Verb
 from atriz_database.look import Look
@@ -210,6 +210,8 @@ def _configure_graph(parser: ArgumentParser) -> None:
 
 
 def _graph(call: Call) -> int:
+    from atriz_database import graph
+
     found = graph.graph(call.workspace)
     if call.arguments.affected:
         found, reason = graph.affected(call.workspace, call.arguments.affected)

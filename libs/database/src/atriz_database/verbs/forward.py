@@ -9,7 +9,7 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
-from atriz_database import databases, fleet, label, lock, revisions, settlement
+from atriz_database import databases, fleet, label, lock, revisions
 from atriz_database.errors import AtrizError, DatabaseMissingError, MigrationError
 from atriz_database.fleet import Act, Outcome, Report
 from atriz_database.look import Look
@@ -155,6 +155,8 @@ def _obstacle(seen: Look) -> AtrizError | None:
 
 def create_database(options: Options, target: Target, report: Report) -> None:
     """Make and label the database of one package, if it lacks either; the task of `create`."""
+    from atriz_database import settlement
+
     started = time.perf_counter()
     made = databases.create(target, wait=options.wait)
     # Under the lock: a run that found the database before its label was written may be doing the same.

@@ -15,7 +15,7 @@ from atriz_database.errors import AtrizError, MigrationError, RevisionError, Ser
 from atriz_database.look import Look
 from atriz_database.run import Options, ignore, locate, look_at, read
 from atriz_database.settings import Target
-from atriz_database.verbs.grant import database_names, managed
+from atriz_database.verbs.grants import database_names, managed
 from atriz_database.workspace import Dependents, Package, Workspace
 
 # squawk's opinions on style, and what is the runner's business and not a revision's.
