@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks import workload
@@ -21,19 +24,34 @@ from benchmarks.measure import Entry, Sample
 # Where a turn takes milliseconds there are more of them.
 _TURNS_A_ROUND = {500: 1}
 _OTHER_TURNS = 3
+_MEMORY_BYTES = 2 * 1024**3
 
 
 def cases(cluster: Cluster, options: Options) -> Iterator[Case]:
     """Measure the cases and yield each as it is done."""
-    own = {"ATRIZ_SERVER_HOME": str(cluster.folder / "own")}
     # The package of this repository with the most in its database, and some with longer histories.
     sizes = (0, *options.sizes(50, 500))
-    for name, environ, measured in (
-        ("test database, embedded server", own, sizes),
-        ("test database, a server that is named", cluster.environ, (0,)),
-    ):
-        if options.wants(name):
-            yield _case(cluster, options, name, environ, measured)
+    with _memory() as memory:
+        for name, environ, measured in (
+            # Where `nox -s tests` has it.
+            ("test database, embedded server in memory", {"ATRIZ_SERVER_HOME": str(memory)} if memory else None, sizes),
+            ("test database, embedded server on disk", {"ATRIZ_SERVER_HOME": str(cluster.folder / "own")}, sizes),
+            ("test database, a server that is named", cluster.environ, (0,)),
+        ):
+            if environ is not None and options.wants(name):
+                yield _case(cluster, options, name, environ, measured)
+
+
+@contextmanager
+def _memory() -> Iterator[Path | None]:
+    """Yield a folder in memory, `None` where there is no room, and remove it."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or shutil.disk_usage(memory).free < _MEMORY_BYTES:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="atriz-bench-", dir=memory) as folder:
+        Path(folder).chmod(0o755)  # The server runs as another user where this one is root.
+        yield Path(folder) / "server"
 
 
 def _case(cluster: Cluster, options: Options, name: str, environ: Mapping[str, str], sizes: Sequence[int]) -> Case:
