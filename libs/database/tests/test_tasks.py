@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import os
+import select
 import threading
 import weakref
 from collections.abc import Awaitable, Callable
@@ -25,12 +27,39 @@ from atriz_database.url import DatabaseURL
 PID = "SELECT pg_backend_pid()"
 
 
-@pytest.fixture(params=["ours", "psycopg's"])
+@pytest.fixture(params=["ours", "psycopg's", "no epoll", "no room"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Have the connections wait here, or where psycopg's private names are others than today's."""
+    """Have the connections wait here, or as where psycopg's private names or the system are others than today's."""
     if request.param == "psycopg's":
         monkeypatch.setattr(tasks, "_GENERATORS", ("_renamed",))
+    if request.param == "no epoll":
+        monkeypatch.delattr(select, "epoll", raising=False)  # asyncio has it already
+    if request.param == "no room":
+        monkeypatch.setattr(select, "epoll", NoRoom)
     return str(request.param)
+
+
+class NoRoom:
+    """An epoll that takes no more descriptors."""
+
+    def __init__(self) -> None:
+        self.mine, self.other = os.pipe()
+
+    def fileno(self) -> int:
+        """Return a descriptor that nothing comes to."""
+        return self.mine
+
+    def modify(self, _descriptor: int, _events: int) -> None:
+        """Know none."""
+        raise FileNotFoundError
+
+    def register(self, _descriptor: int, _events: int) -> None:
+        """Take none."""
+        raise OSError(errno.ENOSPC, "no room")
+
+    def __del__(self) -> None:
+        os.close(self.mine)
+        os.close(self.other)
 
 
 def in_loop(test: Callable[[], Awaitable[None]]) -> None:
@@ -51,7 +80,7 @@ def test_both_ways_bring_the_same(empty: DatabaseURL, way: str) -> None:
             await db.execute("CREATE TABLE notes (id int PRIMARY KEY)")
             async with db.transaction(isolation="SERIALIZABLE") as connection:
                 driver = (await connection.get_raw_connection()).dbapi_connection
-                assert isinstance(driver, tasks.Connection) == (way == "ours")
+                assert isinstance(driver, tasks.Connection) == (way in ("ours", "no room"))
                 assert await db.execute("INSERT INTO notes VALUES (1), (2)") == 2
                 assert (await connection.execute(text("SELECT id FROM notes ORDER BY id"))).all() == [(1,), (2,)]
                 assert await connection.scalar(text("SHOW transaction_isolation")) == "serializable"

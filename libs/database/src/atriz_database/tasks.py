@@ -139,13 +139,15 @@ def _wait(connection: psycopg.AsyncConnection[Any], generator: PQGen[Any]) -> An
         while state == WAIT_R:
             try:
                 _kept().readable(connection.pgconn.socket)
+            except OSError:
+                break  # The system has no room for one more; the loop's selector may.
             except BaseException as error:
                 # A task that is cancelled, most of all: psycopg ends the statement then, and hears it out.
                 return _go_on(connection, _Rest(generator, state, error))
             state = generator.send(READY_R)
     except StopIteration as end:
         return end.value
-    # A statement that is too long to be sent at once.
+    # Most of all a statement that is too long to be sent at once.
     return _go_on(connection, _Rest(generator, state, None))
 
 
@@ -174,19 +176,25 @@ class _Rest:
 class _Loop:
     """What is kept for an event loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self) -> None:
         # The loop must not be held here, nor by what it calls: it would never be forgotten.
         self.thread = threading.get_ident()
         self.greenlets: list[_Worker] = []
         self._waiting: dict[int, asyncio.Future[None]] = {}
-        # It lets a socket be known once, and asked for again with one call. It is a descriptor itself.
-        self._poll = select.epoll()
-        # In a context of its own, not for ever in that of the task that came first.
-        Context().run(loop.add_reader, self._poll.fileno(), self._wake)
+        self._poll: select.epoll | None = None
 
     def readable(self, descriptor: int) -> None:
-        """Give way to the loop until there is something to read; perhaps a bit too early."""
-        self._waiting[descriptor] = future = asyncio.get_running_loop().create_future()
+        """Give way to the loop until there is something to read; perhaps a bit too early.
+
+        Raise `OSError` if the system has no room for what that takes. Only where there is ``epoll``: it lets a socket be
+        known once and asked for again with one call, and is a descriptor itself.
+        """
+        loop = asyncio.get_running_loop()
+        if self._poll is None:
+            self._poll = select.epoll()
+            # In a context of its own, not for ever in that of the task that came first.
+            Context().run(loop.add_reader, self._poll.fileno(), self._wake, self._poll)
+        self._waiting[descriptor] = future = loop.create_future()
         once = select.EPOLLIN | select.EPOLLONESHOT
         try:
             try:
@@ -197,8 +205,8 @@ class _Loop:
         finally:
             self._waiting.pop(descriptor, None)
 
-    def _wake(self) -> None:
-        for descriptor, _ in self._poll.poll(0):
+    def _wake(self, poll: select.epoll) -> None:
+        for descriptor, _ in poll.poll(0):
             future = self._waiting.get(descriptor)
             if future is not None and not future.done():
                 future.set_result(None)
@@ -212,7 +220,7 @@ def _kept() -> _Loop:
     loop = asyncio.get_running_loop()
     kept = _loops.get(loop)
     if kept is None:
-        kept = _loops[loop] = _Loop(loop)
+        kept = _loops[loop] = _Loop()
     if kept.thread != threading.get_ident():
         # A loop that goes on in another thread; greenlets stay where they began.
         kept.thread, kept.greenlets = threading.get_ident(), []
