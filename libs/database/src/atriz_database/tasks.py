@@ -186,8 +186,8 @@ class _Loop:
     def readable(self, descriptor: int) -> None:
         """Give way to the loop until there is something to read; perhaps a bit too early.
 
-        Raise `OSError` if the system has no room for what that takes. Only where there is ``epoll``: it lets a socket be
-        known once and asked for again with one call, and is a descriptor itself.
+        Raise `OSError` if the system has no room for what that takes. Only where there is ``epoll``: it lets a socket
+        be known once and asked for again with one call, and is a descriptor itself.
         """
         loop = asyncio.get_running_loop()
         if self._poll is None:
