@@ -29,7 +29,7 @@ T = TypeVar("T")
 # Those beyond are given back: a moment in which thousands of tasks ask is not to hold their stacks for ever.
 _KEPT_GREENLETS = 100
 # How often those who wait look for themselves, in seconds: one timer for all, where psycopg has one for each answer.
-_LOOK_AFTER_SECONDS = 0.5
+_LOOK_AFTER_SECONDS = 0.1
 # Private names of psycopg: where a release renames one, all goes its own way.
 _GENERATORS = ("_commit_gen", "_rollback_gen", "_set_autocommit_gen")
 
