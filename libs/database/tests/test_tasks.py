@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from psycopg.errors import UniqueViolation
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.util import await_
 
 from atriz_database import AsyncDatabase, tasks
@@ -150,6 +150,51 @@ def test_a_cancelled_statement_is_ended_on_the_server(empty: DatabaseURL) -> Non
     in_loop(test)
 
 
+def test_a_connection_that_another_task_closes_is_not_waited_for(empty: DatabaseURL) -> None:
+    """Nor is what has the number of its socket then, whose answer comes to whoever asked it."""
+
+    async def test() -> None:
+        async with AsyncDatabase(empty, pool_size=2) as db:
+            connection = await db.engine.connect()
+            driver: Any = (await connection.get_raw_connection()).driver_connection
+            descriptor = driver.pgconn.socket
+            waits = asyncio.create_task(connection.execute(text("SELECT pg_sleep(20)")))
+            while descriptor not in tasks._kept()._waiting:
+                await asyncio.sleep(0)
+            await driver.close()
+            async with db.transaction() as other:
+                raw: Any = (await other.get_raw_connection()).driver_connection
+                assert raw.pgconn.socket == descriptor
+                asks = asyncio.create_task(other.scalar(text("SELECT 7 FROM pg_sleep(0.1)")))
+                while not raw.lock.locked():
+                    await asyncio.sleep(0)
+                with pytest.raises(OperationalError, match="the connection was closed"):
+                    await waits
+                assert await asks == 7
+            await connection.close()
+
+    in_loop(test)
+
+
+def test_who_waits_for_a_connection_that_is_closed_hears_of_it(empty: DatabaseURL) -> None:
+    """Where nothing else happens in the loop, too; and one that is cancelled then gets its cancellation."""
+
+    async def test() -> None:
+        async with AsyncDatabase(empty) as db:
+            for cancelled in (False, True):
+                async with db.engine.connect() as connection:
+                    waits = asyncio.create_task(connection.execute(text("SELECT pg_sleep(20)")))
+                    while not tasks._kept()._waiting:
+                        await asyncio.sleep(0)
+                    await connection.invalidate()
+                    if cancelled:
+                        waits.cancel()
+                    with pytest.raises(asyncio.CancelledError if cancelled else OperationalError):
+                        await waits
+
+    in_loop(test)
+
+
 @pytest.mark.usefixtures("way")
 def test_two_tasks_on_one_connection_wait_for_each_other(empty: DatabaseURL) -> None:
     async def test() -> None:
@@ -245,6 +290,9 @@ def test_an_error_comes_out_of_a_greenlet_and_one_goes_in() -> None:
             return "heard nothing"
 
         assert await tasks.run(hears) == "heard 'inside'"
+        with pytest.raises(KeyError) as through:
+            await tasks.run(lambda: await_(fail()))
+        assert 'raise KeyError("inside")' in str(through.traceback[-1].statement)
         for _ in range(2):
             with pytest.raises(ZeroDivisionError) as caught:
                 await tasks.run(lambda: 1 // 0)
@@ -280,17 +328,17 @@ def test_nothing_of_a_caller_is_kept_when_it_has_been_served() -> None:
 
 
 def test_greenlets_of_a_thread_that_is_gone_are_not_used() -> None:
+    """Nor where the next thread has its number, as most systems give it."""
     loop = asyncio.new_event_loop()
 
     async def ran() -> int:
         return await tasks.run(threading.get_ident)
 
-    def elsewhere() -> None:
-        assert loop.run_until_complete(ran()) == threading.get_ident()
-
-    for _ in range(2):
-        thread = threading.Thread(target=elsewhere)
+    ran_in = []
+    for _ in range(5):
+        thread = threading.Thread(target=lambda: ran_in.append(loop.run_until_complete(ran())))
         thread.start()
         thread.join()
-        elsewhere()
+    assert len(ran_in) == 5
+    assert loop.run_until_complete(ran()) == threading.get_ident()
     loop.close()

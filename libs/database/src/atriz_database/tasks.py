@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import select
-import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -29,6 +28,8 @@ T = TypeVar("T")
 
 # Those beyond are given back: a moment in which thousands of tasks ask is not to hold their stacks for ever.
 _KEPT_GREENLETS = 100
+# How often those who wait look for themselves, in seconds: one timer for all, where psycopg has one for each answer.
+_LOOK_AFTER_SECONDS = 0.1
 # Private names of psycopg: where a release renames one, all goes its own way.
 _GENERATORS = ("_commit_gen", "_rollback_gen", "_set_autocommit_gen")
 
@@ -40,7 +41,11 @@ async def run(function: Callable[[], T]) -> T:
     """
     greenlets = _kept().greenlets
     worker = greenlets.pop() if greenlets else _Worker(_serve)
-    worker.parent = current = getcurrent()
+    current = getcurrent()
+    try:
+        worker.parent = current
+    except ValueError:  # It began in another thread, which the loop ran in before, and stays there.
+        worker = _Worker(_serve)
     worker.gr_context = current.gr_context
     if not worker:  # Begun without a function, because it holds for ever what it is begun with.
         worker.switch()
@@ -50,7 +55,7 @@ async def run(function: Callable[[], T]) -> T:
         try:
             answer = await said
         except BaseException as error:
-            said = worker.throw(error)
+            said = worker.throw(type(error), error, error.__traceback__)
         else:
             said = worker.switch(answer)
     worker.gr_context = None
@@ -139,9 +144,13 @@ def _wait(connection: psycopg.AsyncConnection[Any], generator: PQGen[Any]) -> An
         while state == WAIT_R:
             try:
                 _kept().readable(connection.pgconn.socket)
+                if connection.closed:  # By another task. The generator would read memory that is libpq's no more.
+                    raise psycopg.OperationalError("the connection was closed while a statement was under way")
             except OSError:
                 break  # The system has no room for one more; the loop's selector may.
             except BaseException as error:
+                if connection.closed:
+                    raise  # There is no statement to end any more.
                 # A task that is cancelled, most of all: psycopg ends the statement then, and hears it out.
                 return _go_on(connection, _Rest(generator, state, error))
             state = generator.send(READY_R)
@@ -178,10 +187,10 @@ class _Loop:
 
     def __init__(self) -> None:
         # The loop must not be held here, nor by what it calls: it would never be forgotten.
-        self.thread = threading.get_ident()
         self.greenlets: list[_Worker] = []
         self._waiting: dict[int, asyncio.Future[None]] = {}
         self._poll: select.epoll | None = None
+        self._looks = False  # Whether it is to look at those who wait.
 
     def readable(self, descriptor: int) -> None:
         """Give way to the loop until there is something to read; perhaps a bit too early.
@@ -194,7 +203,13 @@ class _Loop:
             self._poll = select.epoll()
             # In a context of its own, not for ever in that of the task that came first.
             Context().run(loop.add_reader, self._poll.fileno(), self._wake, self._poll)
+        if descriptor in self._waiting:
+            # The number of a connection that somebody closed while another task waited for its answer.
+            self._tell(descriptor)
         self._waiting[descriptor] = future = loop.create_future()
+        if not self._looks:
+            self._looks = True
+            loop.call_later(_LOOK_AFTER_SECONDS, self._look, context=Context())
         once = select.EPOLLIN | select.EPOLLONESHOT
         try:
             try:
@@ -203,13 +218,23 @@ class _Loop:
                 self._poll.register(descriptor, once)
             await_(future)
         finally:
-            self._waiting.pop(descriptor, None)
+            if self._waiting.get(descriptor) is future:
+                del self._waiting[descriptor]
 
     def _wake(self, poll: select.epoll) -> None:
         for descriptor, _ in poll.poll(0):
-            future = self._waiting.get(descriptor)
-            if future is not None and not future.done():
-                future.set_result(None)
+            self._tell(descriptor)
+
+    def _look(self) -> None:
+        # A connection that another task closes says nothing: whoever waits for it finds out when he looks.
+        self._looks = False
+        for descriptor in self._waiting:
+            self._tell(descriptor)
+
+    def _tell(self, descriptor: int) -> None:
+        future = self._waiting.get(descriptor)
+        if future is not None and not future.done():
+            future.set_result(None)
 
 
 # One for each event loop, as the loop has one selector. It goes with the loop.
@@ -221,7 +246,4 @@ def _kept() -> _Loop:
     kept = _loops.get(loop)
     if kept is None:
         kept = _loops[loop] = _Loop()
-    if kept.thread != threading.get_ident():
-        # A loop that goes on in another thread; greenlets stay where they began.
-        kept.thread, kept.greenlets = threading.get_ident(), []
     return kept
