@@ -11,7 +11,8 @@ import pytest
 
 import atriz_database
 
-WATCHED = {"alembic", "sqlalchemy", "psycopg", "rich", "dotenv", "pytest", "greenlet", "sqlalchemy.orm"}
+DIALECT = "sqlalchemy.dialects.postgresql"
+WATCHED = {"alembic", "sqlalchemy", "psycopg", "rich", "dotenv", "pytest", "greenlet", "sqlalchemy.orm", DIALECT}
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -38,7 +39,7 @@ def loaded_by(statement: str) -> set[str]:
         ("from atriz_database import AsyncDatabase", {"sqlalchemy", "sqlalchemy.orm", "greenlet", "psycopg"}),
         (
             "import atriz_database as a; a.Database('postgresql://here/name').close()",
-            {"sqlalchemy", "psycopg"},
+            {"sqlalchemy", "psycopg", DIALECT},
         ),
         ("import atriz_database.look", {"psycopg"}),
         ("import atriz_database.pytest_plugin", {"pytest"}),

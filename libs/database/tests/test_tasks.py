@@ -21,7 +21,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.util import await_
 
-from atriz_database import AsyncDatabase, tasks
+from atriz_database import AsyncDatabase, adapter, tasks
 from atriz_database.url import DatabaseURL
 
 PID = "SELECT pg_backend_pid()"
@@ -31,7 +31,7 @@ PID = "SELECT pg_backend_pid()"
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Have the connections wait here, or as where psycopg's private names or the system are others than today's."""
     if request.param == "psycopg's":
-        monkeypatch.setattr(tasks, "_GENERATORS", ("_renamed",))
+        monkeypatch.setattr(adapter, "_GENERATORS", ("_renamed",))
     if request.param == "no epoll":
         monkeypatch.delattr(select, "epoll", raising=False)  # asyncio has it already
     if request.param == "no room":
@@ -80,7 +80,7 @@ def test_both_ways_bring_the_same(empty: DatabaseURL, way: str) -> None:
             await db.execute("CREATE TABLE notes (id int PRIMARY KEY)")
             async with db.transaction(isolation="SERIALIZABLE") as connection:
                 driver = (await connection.get_raw_connection()).dbapi_connection
-                assert isinstance(driver, tasks.Connection) == (way in ("ours", "no room"))
+                assert isinstance(driver, adapter.Connection) == (way in ("ours", "no room"))
                 assert await db.execute("INSERT INTO notes VALUES (1), (2)") == 2
                 assert (await connection.execute(text("SELECT id FROM notes ORDER BY id"))).all() == [(1,), (2,)]
                 assert await connection.scalar(text("SHOW transaction_isolation")) == "serializable"

@@ -66,7 +66,7 @@ def create_async_engine(url: DatabaseURL, *, name: str, settings: PoolSettings) 
     """Return the like for tasks."""
     from sqlalchemy.ext.asyncio import create_async_engine
 
-    from atriz_database.tasks import connected
+    from atriz_database.adapter import connected
 
     arguments = _arguments(url, name, settings)
     arguments["connect_args"]["async_creator_fn"] = _connect

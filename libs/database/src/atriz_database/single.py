@@ -17,8 +17,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 
 import sqlalchemy
 from psycopg import Error, ProgrammingError
-from sqlalchemy import Connection, Engine, Executable, Row
-from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy import Connection, Dialect, Engine, Executable, Row
 from sqlalchemy.engine.result import SimpleResultMetaData
 from sqlalchemy.exc import DBAPIError, ResourceClosedError
 from sqlalchemy.pool import PoolProxiedConnection
@@ -32,7 +31,6 @@ _Rows = Sequence[Row[*tuple[Any, ...]]]
 
 # Options that hold for the transaction, which has begun with them.
 _OF_TRANSACTIONS = {"isolation_level", "postgresql_readonly"}
-_DIALECT = PGDialect_psycopg()  # type: ignore[no-untyped-call]
 _REMEMBERED = 512
 
 
@@ -109,9 +107,17 @@ class _Plain:
 
 @lru_cache(maxsize=_REMEMBERED)
 def _plain(statement: str) -> _Plain:
-    compiled = text(statement).compile(dialect=_DIALECT)  # type: ignore[attr-defined]
+    compiled = text(statement).compile(dialect=_dialect())  # type: ignore[attr-defined]
     sql, names = str(compiled), compiled.params.keys()
     return _Plain(sql if names else sql.replace("%%", "%"), names)
+
+
+@lru_cache(maxsize=1)
+def _dialect() -> Dialect:
+    # Loaded with the first engine, and not when an application is imported: SQLAlchemy has one for each driver.
+    from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+
+    return PGDialect_psycopg()  # type: ignore[no-untyped-call]
 
 
 def _is_watched(engine: Engine, connection: Connection | None = None) -> bool:
