@@ -27,7 +27,11 @@ CASES = {
         "64 tasks on 10 connections",
         "import",
     ],
-    "testing": ["test database, embedded server", "test database, a server that is named"],
+    "testing": [
+        "test database, embedded server in memory",
+        "test database, embedded server on disk",
+        "test database, a server that is named",
+    ],
     "signin": ["check of an access token", "sign-in", "look-ups by size, in users with ten tokens each"],
 }
 
@@ -148,7 +152,9 @@ def test_a_quick_run_prints_every_case(topic: str) -> None:
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     measured = json.loads(done.stdout)
-    assert [case["case"] for case in measured["cases"]] == CASES[topic]
+    names = [case["case"] for case in measured["cases"]]
+    # Not every machine has room in memory.
+    assert names == [name for name in CASES[topic] if name in names or "in memory" not in name]
     for case in measured["cases"]:
         for contender in case["contenders"]:
             assert contender["failure"] is None or contender["failure"].startswith("skipped"), contender
