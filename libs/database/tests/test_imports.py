@@ -83,7 +83,7 @@ def test_application_loads_nothing_of_administration(name: str) -> None:
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True)
     loaded = {name.removeprefix("atriz_database.") for name in done.stdout.split()}
-    stem = {"errors", "libpq", "owner", "settings", "url", "workspace"}
+    stem = {"errors", "lazy", "libpq", "owner", "settings", "url", "workspace"}
     application = {"database", "driver", "engine", "pool", "single", "transaction"}
     assert loaded == stem | application | ({"asynchronous", "tasks"} if name == "AsyncDatabase" else set())
 

@@ -6,8 +6,9 @@ databases never for SQLAlchemy.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from atriz_database.lazy import loading
 
 if TYPE_CHECKING:
     from atriz_database.asynchronous import AsyncDatabase
@@ -65,11 +66,7 @@ _MODULES = {
     "resolve": "settings",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = loading(__name__, _MODULES)
 
 
 def __dir__() -> list[str]:

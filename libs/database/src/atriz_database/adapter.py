@@ -21,6 +21,7 @@ from atriz_database import tasks
 
 # Private names of psycopg: where a release renames one, all goes its own way.
 _GENERATORS = ("_commit_gen", "_rollback_gen", "_set_autocommit_gen")
+_OF_CURSORS = "_execute_gen"
 
 
 class Connection(AsyncAdapt_psycopg_connection):
@@ -74,7 +75,8 @@ class _Cursor(AsyncAdapt_psycopg_cursor):
 def connected(connection: Any) -> Any:
     """Return a connection that waits here in the place of SQLAlchemy's, if system and psycopg have what that takes."""
     driver = connection.driver_connection
-    if hasattr(select, "epoll") and all(hasattr(driver, name) for name in _GENERATORS):
+    has_all = all(hasattr(driver, name) for name in _GENERATORS) and hasattr(driver.cursor_factory, _OF_CURSORS)
+    if hasattr(select, "epoll") and has_all:
         return Connection(connection.dbapi, driver)
     return connection
 

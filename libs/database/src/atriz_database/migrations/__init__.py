@@ -5,8 +5,9 @@ Names are loaded when they are first used (PEP 562): a run over revisions never 
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from atriz_database.lazy import loading
 
 if TYPE_CHECKING:
     from atriz_database.migrations.commands import (
@@ -56,35 +57,31 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Applied": "journal",
-    "Limits": "session",
-    "Rendered": "source",
-    "Run": "environment",
-    "create_index_concurrently": "concurrently",
-    "differences": "commands",
-    "downgrade": "commands",
-    "drop_index_concurrently": "concurrently",
-    "excuses": "source",
-    "load": "commands",
-    "load_metadata": "source",
-    "metadata_of": "source",
-    "new": "commands",
-    "outside_transaction": "concurrently",
-    "read_revisions": "commands",
-    "render": "source",
-    "run": "environment",
-    "sql_file": "sqlfile",
-    "stamp": "commands",
-    "step_through": "commands",
-    "unimported": "source",
-    "upgrade": "commands",
+    "Applied": "migrations.journal",
+    "Limits": "migrations.session",
+    "Rendered": "migrations.source",
+    "Run": "migrations.environment",
+    "create_index_concurrently": "migrations.concurrently",
+    "differences": "migrations.commands",
+    "downgrade": "migrations.commands",
+    "drop_index_concurrently": "migrations.concurrently",
+    "excuses": "migrations.source",
+    "load": "migrations.commands",
+    "load_metadata": "migrations.source",
+    "metadata_of": "migrations.source",
+    "new": "migrations.commands",
+    "outside_transaction": "migrations.concurrently",
+    "read_revisions": "migrations.commands",
+    "render": "migrations.source",
+    "run": "migrations.environment",
+    "sql_file": "migrations.sqlfile",
+    "stamp": "migrations.commands",
+    "step_through": "migrations.commands",
+    "unimported": "migrations.source",
+    "upgrade": "migrations.commands",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = loading(__name__, _MODULES)
 
 
 def __dir__() -> list[str]:

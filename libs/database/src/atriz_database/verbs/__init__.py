@@ -6,8 +6,9 @@ to look at four databases. So no file here has the name of a function: it would 
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from atriz_database.lazy import loading
 
 if TYPE_CHECKING:
     from atriz_database.run import Options, on_each, read
@@ -90,11 +91,7 @@ _MODULES = {
     "write_environment": "verbs.origins",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"atriz_database.{_MODULES[name]}"), name)
+__getattr__ = loading(__name__, _MODULES)
 
 
 def __dir__() -> list[str]:
