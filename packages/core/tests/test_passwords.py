@@ -72,11 +72,11 @@ def test_length_counts_characters_and_not_bytes() -> None:
 def test_megabyte_is_refused_before_anything_reads_it() -> None:
     """A password of a megabyte, in letters that grow when they are normalised, takes no time: it is not looked at."""
     text = "\ufdfa" * 1_000_000
-    began = time.perf_counter()
+    began = time.thread_time()
     with pytest.raises(InputError):
         passwords.refuse(text, 15)
     assert not Hasher(CHEAP).matches(None, text, is_usable=True)
-    assert time.perf_counter() - began < 0.5
+    assert time.thread_time() - began < 0.5
 
 
 def test_hash_is_argon2id_with_a_salt_of_its_own() -> None:
