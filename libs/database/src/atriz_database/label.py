@@ -140,10 +140,15 @@ def recorded(connection: Connection) -> dict[str, str]:
     return {revision: checksum for revision, checksum, direction in rows if direction != "downgrade"}
 
 
+def is_versioned(connection: Connection) -> bool:
+    """Return whether the database has Alembic's version table."""
+    row = connection.execute("SELECT to_regclass('alembic_version') IS NOT NULL").fetchone()
+    return row is not None and bool(row[0])
+
+
 def versions(connection: Connection) -> tuple[str, ...]:
     """Return the rows of Alembic's version table, in order; none where it has none or no table."""
-    row = connection.execute("SELECT to_regclass('alembic_version') IS NOT NULL").fetchone()
-    if row is None or not row[0]:
+    if not is_versioned(connection):
         return ()
     rows = connection.execute("SELECT version_num FROM alembic_version ORDER BY 1").fetchall()
     return tuple(row[0] for row in rows)

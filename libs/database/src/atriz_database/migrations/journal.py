@@ -180,6 +180,7 @@ class Journal:
                 self.current = None
 
         migration._migrations_fn = followed
+        self._find_versions(migration)
         begin_block = migration.autocommit_block
 
         @contextlib.contextmanager
@@ -194,6 +195,27 @@ class Journal:
                 yield
 
         migration.autocommit_block = autocommit_block  # type: ignore[method-assign]
+
+    def _find_versions(self, migration: MigrationContext) -> None:
+        """Have Alembic ask for its table and its rows in two short statements.
+
+        By SQLAlchemy's way to look for a table it does so with a query over the catalog, twice where there is none yet,
+        which takes as long as ten revisions.
+        """
+        connection, table, ensure = migration.connection, migration._version, migration._ensure_version_table
+        assert connection is not None
+
+        def driver() -> Any:
+            return connection.connection.driver_connection
+
+        def ensure_version_table(purge: bool = False) -> None:
+            if purge:
+                ensure(purge)
+            elif not label.is_versioned(driver()):
+                table.create(connection, checkfirst=False)
+
+        migration.get_current_heads = lambda: label.versions(driver())  # type: ignore[method-assign]
+        migration._ensure_version_table = ensure_version_table  # type: ignore[method-assign]
 
     def record(self, ctx: Any, step: Any, heads: Any, run_args: Any) -> None:
         """Note the rows, which go with the commit, or write them offline. Alembic calls this after each revision.

@@ -16,6 +16,7 @@ from psycopg import errors, generators, pq, sql
 
 from atriz_database import databases, interrupt, lock
 from atriz_database.errors import MigrationError
+from atriz_database.migrations import dialect
 from atriz_database.migrations.batch import Batch, Statement
 from atriz_database.migrations.journal import IN_TRANSACTION, Journal
 from atriz_database.migrations.script import transaction_statement
@@ -67,6 +68,10 @@ class Session(psycopg.Connection[Any]):
     """
 
     journal: Journal
+    schema: str | None = None
+    """The schema that what is made goes to, if there is one."""
+    isolation = ""
+    """The level that transactions have, as SQLAlchemy writes it."""
     _held: tuple[Statement, ...] = ()
     """Statements of the revision under way that the server has not been sent yet."""
     _committing: Batch | None = None
@@ -243,7 +248,7 @@ def opened(target: Target, journal: Journal, limits: Limits) -> Iterator[sqlalch
         return made
 
     engine = sqlalchemy.create_engine(
-        "postgresql+psycopg://", creator=connect, poolclass=sqlalchemy.NullPool, use_native_hstore=False
+        "postgresql+atriz://", creator=connect, poolclass=sqlalchemy.NullPool, use_native_hstore=False
     )
     connection = engine.connect()
     try:
@@ -254,7 +259,7 @@ def opened(target: Target, journal: Journal, limits: Limits) -> Iterator[sqlalch
             connection.close()
 
 
-def _limit(connection: psycopg.Connection[Any], limits: Limits) -> str:
+def _limit(connection: Session, limits: Limits) -> str:
     """Set the run's limits, and return the statements that take a session back to them."""
     settings = {
         "lock_timeout": f"{limits.lock_timeout * 1000:.0f}",
@@ -266,16 +271,25 @@ def _limit(connection: psycopg.Connection[Any], limits: Limits) -> str:
     }
     if limits.statement_timeout is not None:
         settings["statement_timeout"] = f"{limits.statement_timeout * 1000:.0f}"
-    set_all = "; ".join(f"SET {name} = {value}" for name, value in settings.items())
-    connection.execute(set_all.encode())
-    if connection.info.server_version >= 140000:
-        # So that the server ends the statement of a client that was killed, and lets go of its locks. Where the
-        # server's own system has no way to tell, it refuses the setting.
-        with contextlib.suppress(errors.InvalidParameterValue):
-            checked = "SET client_connection_check_interval = 1000"
-            connection.execute(checked.encode())
-            set_all = f"{set_all}; {checked}"
+    # So that the server ends the statement of a client that was killed, and lets go of its locks.
+    checked = {"client_connection_check_interval": "1000"} if connection.info.server_version >= 140000 else {}
+    try:
+        set_all = _set(connection, settings | checked)
+    except errors.InvalidParameterValue:
+        # The server's own system has no way to tell.
+        set_all = _set(connection, settings)
     return f"SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; {set_all}"
+
+
+def _set(connection: Session, settings: dict[str, str]) -> str:
+    """Set `settings`, and return the statements; what SQLAlchemy wants to know is asked in the same round trip."""
+    set_all = "; ".join(f"SET {name} = {value}" for name, value in settings.items())
+    cursor = connection.execute(f"{set_all}; {dialect.ASK}".encode())
+    while cursor.nextset():
+        pass
+    connection.schema, isolation = cursor.fetchone() or (None, "")
+    connection.isolation = isolation.upper()
+    return set_all
 
 
 def _text(query: object, cursor: psycopg.Cursor[Any]) -> str:
