@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import resource
+import weakref
 from collections.abc import Iterator
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import event
+from psycopg.types.numeric import IntLoader
+from psycopg.types.string import TextLoader
+from sqlalchemy import event, text
 from sqlalchemy.exc import InvalidRequestError
 
 from atriz_database import Database
@@ -178,3 +183,59 @@ def test_whoever_listens_hears_of_each_statement(both: tuple[Database, Database]
     event.remove(straight.engine, "after_cursor_execute", hear)
     straight.query("SELECT 3")
     assert heard == ["SELECT 2"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="asks Linux for what is resident")
+def test_a_large_answer_is_not_held_once_it_was_returned(both: tuple[Database, Database]) -> None:
+    """A pool that is idle keeps neither the rows that were last read nor what was asked for with them."""
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    class Secret(str):
+        """A text that can be watched."""
+
+    db, _ = both
+    db.query("SELECT 1")
+    before, size = resident(), 50_000_000
+    secret = Secret("the password")
+    watched = weakref.ref(secret)
+    ((row, _),) = db.query("SELECT repeat('x', :size), cast(:secret AS text)", size=size, secret=secret)
+    assert len(row) == size
+    del row, secret
+    # libpq keeps a buffer that the largest message fits in.
+    assert resident() - before < size * 1.5
+    assert watched() is None
+
+
+def test_types_that_are_registered_later_are_read_as_such(both: tuple[Database, Database]) -> None:
+    """On a connection that has run the same statement before; and in a block, where SQLAlchemy's statements see it."""
+
+    class Loud(TextLoader):
+        def load(self, data: Any) -> str:
+            return str(super().load(data)).upper()
+
+    db, _ = both
+    statement = "SELECT 'quiet'::text"
+    with db.transaction() as connection:
+        assert db.query(statement) == [("quiet",)]
+        driver: Any = connection.connection.driver_connection
+        driver.adapters.register_loader("text", Loud)
+        assert db.query(statement) == [("QUIET",)]
+        assert connection.execute(text(statement)).all() == [("QUIET",)]
+
+
+def test_a_statement_may_be_run_while_another_ones_answer_is_read(both: tuple[Database, Database]) -> None:
+    """As by whoever reads a type: each has a cursor of its own."""
+
+    class Asking(IntLoader):
+        def load(self, data: Any) -> int:
+            ((answer,),) = db.query("SELECT 40::bigint")
+            return int(answer) + int(super().load(data))
+
+    db, _ = both
+    with db.transaction() as connection:
+        assert db.query("SELECT 1::bigint") == [(1,)]
+        driver: Any = connection.connection.driver_connection
+        driver.adapters.register_loader("int4", Asking)
+        assert db.query("SELECT 2::int4 AS a, 'b' AS b UNION ALL SELECT 3, 'c' ORDER BY 1") == [(42, "b"), (43, "c")]

@@ -19,7 +19,7 @@ from atriz_database.errors import WorkspaceError
 from atriz_database.owner import Owner
 from atriz_database.pool import PoolState, SlotPool
 from atriz_database.single import Answer
-from atriz_database.transaction import Block, Isolation, Options
+from atriz_database.transaction import Block, Isolation, chosen
 from atriz_database.url import DatabaseURL
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class Database:
         `DatabaseClosedError` after :meth:`close`, `TransactionError` if options do not fit or a failed statement was
         passed over, and `OutcomeUnknownError` if the connection breaks during COMMIT.
         """
-        options = Options(read_only, isolation, statement_timeout, lock_timeout, force_rollback)
+        options = chosen(read_only, isolation, statement_timeout, lock_timeout, force_rollback)
         return Block(self.engine, self._current, options)
 
     @contextmanager
@@ -170,7 +170,7 @@ class Database:
         """
         from sqlalchemy.orm import Session
 
-        options = Options(read_only, isolation, statement_timeout, lock_timeout, force_rollback)
+        options = chosen(read_only, isolation, statement_timeout, lock_timeout, force_rollback)
         block = Block(self.engine, self._current, options)
         with block as connection:
             session = Session(connection, join_transaction_mode="create_savepoint", expire_on_commit=False)
@@ -204,7 +204,7 @@ class Database:
         Raise `TypeError` if `function` returns a generator or a coroutine, whose work would come too late, and what it
         and :meth:`transaction` raise.
         """
-        options = Options(read_only, isolation, statement_timeout, lock_timeout, force_rollback)
+        options = chosen(read_only, isolation, statement_timeout, lock_timeout, force_rollback)
 
         def attempt() -> T:
             with Block(self.engine, self._current, options) as connection:

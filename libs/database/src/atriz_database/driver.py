@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from typing import Any
 
 import psycopg
@@ -11,6 +12,7 @@ from psycopg import errors, pq
 from psycopg._preparing import Prepare
 from psycopg._queries import PostgresQuery
 from psycopg.abc import PQGen, QueryNoTemplate
+from psycopg.adapt import AdaptersMap
 from psycopg.pq.abc import PGresult
 
 _AT_REST = (pq.TransactionStatus.IDLE, pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
@@ -31,9 +33,39 @@ class Connection(psycopg.Connection[Any]):
     way, and so do statements that are not prepared yet.
     """
 
+    answered = 0.0
+    """When the server last answered in libpq's way, by `time.monotonic`."""
+    _kept: psycopg.Cursor[Any] | None = None
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.cursor_factory = Cursor
+
+    @property
+    def adapters(self) -> AdaptersMap:
+        """How types are read and written. Whoever asks may change it, and a cursor that is there would not hear."""
+        self._kept = None
+        return super().adapters
+
+    def take_cursor(self) -> psycopg.Cursor[Any]:
+        """Return a cursor for one statement: the one that was given back last, if nobody has it.
+
+        To make one takes longer than to begin SQLAlchemy's transaction, and where it is given the same statement again
+        it still knows how to read the answer.
+        """
+        cursor, self._kept = self._kept, None
+        return cursor or self.cursor()
+
+    def give_cursor(self, cursor: psycopg.Cursor[Any]) -> None:
+        """Take a cursor back that has done its work, and have it forget the statement's parameters and answer."""
+        cursor._reset()
+        cursor._tx.set_pgresult(None)
+        self._kept = cursor
+
+    def close(self) -> None:
+        """Close the connection; without a cursor of its own it is freed with the last reference."""
+        self._kept = None
+        super().close()
 
     def commit(self) -> None:
         """Commit, by psycopg's way where it would refuse to."""
@@ -73,6 +105,7 @@ class Connection(psycopg.Connection[Any]):
             raise (ServerEndedError if is_servers else psycopg.OperationalError)(self.pgconn.get_error_message())
         if result.status == pq.ExecStatus.FATAL_ERROR:
             raise errors.error_from_result(result, encoding=self.pgconn._encoding)
+        self.answered = time.monotonic()
         return result
 
 

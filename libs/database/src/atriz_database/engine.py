@@ -14,7 +14,7 @@ from sqlalchemy import Engine, event
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from atriz_database import driver, libpq
-from atriz_database.pool import AsyncSlotPool, SlotPool, ping_idle
+from atriz_database.pool import AsyncSlotPool, SlotPool
 from atriz_database.url import DatabaseURL
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def create_engine(url: DatabaseURL, *, name: str, settings: PoolSettings) -> Eng
     :param name: what the server and our messages call it.
     """
     engine = sqlalchemy.create_engine(**_arguments(url, name, settings), poolclass=SlotPool)
-    _finish(engine, url, settings, driver.Connection.connect)
+    _finish(engine, url, driver.Connection.connect)
     return engine
 
 
@@ -72,7 +72,7 @@ def create_async_engine(url: DatabaseURL, *, name: str, settings: PoolSettings) 
     arguments["connect_args"]["async_creator_fn"] = _connect
     engine = create_async_engine(**arguments, poolclass=AsyncSlotPool)
     connect = engine.dialect.connect
-    _finish(engine.sync_engine, url, settings, lambda *words, **parameters: connected(connect(*words, **parameters)))
+    _finish(engine.sync_engine, url, lambda *words, **parameters: connected(connect(*words, **parameters)))
     return engine
 
 
@@ -97,11 +97,12 @@ def _arguments(url: DatabaseURL, name: str, settings: PoolSettings) -> dict[str,
         "pool_size": settings.pool_size,
         "pool_timeout": settings.pool_timeout,
         "pool_recycle": settings.recycle,
+        "pool_pre_ping": settings.pre_ping,
         "pool_logging_name": name,
     }
 
 
-def _finish(engine: Engine, url: DatabaseURL, settings: PoolSettings, connect: Callable[..., Any]) -> None:
+def _finish(engine: Engine, url: DatabaseURL, connect: Callable[..., Any]) -> None:
     def connect_quietly(_dialect: object, _slot: object, words: Any, parameters: Any) -> Any:
         try:
             return connect(*words, **parameters)
@@ -112,9 +113,6 @@ def _finish(engine: Engine, url: DatabaseURL, settings: PoolSettings, connect: C
     event.listen(engine, "do_connect", connect_quietly)
     if not url.pooler:
         event.listen(engine, "connect", _mind_pooler)
-    if settings.pre_ping:
-        assert isinstance(engine.pool, SlotPool)
-        ping_idle(engine.pool)
 
 
 def _mind_pooler(dbapi_connection: Any, slot: ConnectionPoolEntry) -> None:

@@ -25,8 +25,6 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sqlalchemy import event
-from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry, Pool
 from sqlalchemy.pool.base import _ConnectionRecord
 from sqlalchemy.util import await_
@@ -65,10 +63,13 @@ class PoolState:
 class SlotPool(Pool):
     """A pool of slots, for threads."""
 
-    def __init__(self, creator: Any, pool_size: int = 10, timeout: float = 30.0, **settings: Any) -> None:
+    def __init__(
+        self, creator: Any, pool_size: int = 10, timeout: float = 30.0, pre_ping: bool = False, **settings: Any
+    ) -> None:
         super().__init__(creator, **settings)
         self._size = pool_size
         self._timeout = timeout
+        self._pings = pre_ping
         self._closed = False
         self._inherited: list[object] = []
         self._fill()
@@ -99,7 +100,41 @@ class SlotPool(Pool):
             self._give(slot)
             raise
         self._holders[slot] = owner(), time.monotonic()
+        if self._pings:
+            self._ping(slot)
         return slot
+
+    def _ping(self, slot: ConnectionPoolEntry) -> None:
+        """Look at a connection before it goes out, and throw it away if it is broken: a new one is made in its place.
+
+        A server that ends a connection says so, and what it said waits in the socket: a look at that costs a
+        microsecond, a question to the server a round trip. The question is for sockets with something in them, and for
+        connections that have been idle for seconds: a firewall or a dead machine says nothing.
+        """
+        used = slot.info.get(_USED)
+        if used is None or slot.dbapi_connection is None:
+            return  # It is about to be made.
+        idle = time.monotonic() - used
+        if idle < _PING_AFTER_SECONDS:
+            if not (self.is_worth_a_look(idle) and has_news(slot.driver_connection)):
+                return
+        elif -1 < self._recycle < time.time() - slot.starttime:  # type: ignore[attr-defined]
+            return  # It is replaced for its age.
+        try:
+            self._dialect.do_ping(slot.dbapi_connection)  # type: ignore[union-attr]
+        except Exception as error:
+            slot.invalidate(error)
+        except BaseException as error:  # cancelled or interrupted
+            slot.invalidate(error)
+            self._do_return_conn(slot)
+            raise
+
+    def is_worth_a_look(self, idle: float) -> bool:
+        """Whether a connection may have broken that has been idle for so many seconds.
+
+        Each look lets another thread have the interpreter: where others wait, only at what may have broken since.
+        """
+        return idle >= _FRESH_SECONDS or not self._queue
 
     def _refuse_closed(self) -> None:
         if self._closed:
@@ -222,6 +257,7 @@ class SlotPool(Pool):
             self._creator,
             pool_size=self._size,
             timeout=self._timeout,
+            pre_ping=self._pings,
             recycle=self._recycle,
             echo=self.echo,
             logging_name=self._orig_logging_name,
@@ -335,32 +371,6 @@ def _cut_off(driver_connection: Any) -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-def ping_idle(pool: SlotPool) -> None:
-    """Have `pool` look at each connection before it goes out, and throw away a broken one.
-
-    A server that ends a connection says so, and what it said waits in the socket: a look at that costs a microsecond,
-    a question to the server a round trip. The question is for sockets with something in them, and for connections
-    that have been idle for seconds: a firewall or a dead machine says nothing.
-    """
-
-    def look(dbapi_connection: Any, slot: ConnectionPoolEntry, _fairy: object) -> None:
-        used = slot.info.get(_USED)
-        if used is None:
-            return  # It has just been made.
-        idle = time.monotonic() - used
-        # Each look lets another thread have the interpreter: where others wait, only at what may have broken since.
-        if idle < _FRESH_SECONDS and pool._queue:
-            return
-        if idle < _PING_AFTER_SECONDS and not has_news(slot.driver_connection):
-            return
-        try:
-            pool._dialect.do_ping(dbapi_connection)  # type: ignore[union-attr]
-        except Exception as error:
-            raise DisconnectionError(str(error)) from error
-
-    event.listen(pool, "checkout", look)
 
 
 def has_news(driver_connection: Any) -> bool:

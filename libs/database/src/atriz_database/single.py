@@ -22,6 +22,7 @@ from sqlalchemy.engine.result import SimpleResultMetaData
 from sqlalchemy.exc import DBAPIError, ResourceClosedError
 from sqlalchemy.pool import PoolProxiedConnection
 
+from atriz_database.driver import Connection as DriverConnection
 from atriz_database.driver import ServerEndedError
 from atriz_database.errors import OutcomeUnknownError, TransactionError
 from atriz_database.transaction import said
@@ -159,11 +160,12 @@ def _alone(engine: Engine, sql: str, parameters: dict[str, Any], read: Callable[
 
 
 def _ask(driver: Any, sql: str, parameters: dict[str, Any], read: Callable[[Answer], T]) -> T:
-    cursor = driver.cursor()
+    keeps = isinstance(driver, DriverConnection)  # SQLAlchemy's, for tasks, does not.
+    cursor = driver.take_cursor() if keeps else driver.cursor()
     # Without parameters nothing is looked for in the text.
     cursor.execute(sql, parameters or None)
     done = read(_Fetched(cursor))
-    cursor.close()
+    driver.give_cursor(cursor) if keeps else cursor.close()
     return done
 
 
