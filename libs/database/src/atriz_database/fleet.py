@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import select
 import selectors
 import signal
 import socket
@@ -264,9 +265,19 @@ class _Workers:
         if any(worker.has_begun for worker in self._by_name.values()):
             with interrupt.unblocked():
                 if self._is_talking:
-                    time.sleep(_TOGETHER_SECONDS)
+                    self._rest()
                 ready = self._selector.select()
             yield from self._hear(ready, report)
+
+    def _rest(self) -> None:
+        """Let lines come together; but once a worker has closed its pipe others may wait for what it has done."""
+        if not hasattr(select, "poll"):
+            time.sleep(_TOGETHER_SECONDS)
+            return
+        closed = select.poll()
+        for worker in self._by_name.values():
+            closed.register(worker.pipe, 0)
+        closed.poll(_TOGETHER_SECONDS * 1000)
 
     def end(self, report: Report) -> Iterator[_Worker]:
         """Ask every worker to stop, hear what it says meanwhile, and end the deaf."""
@@ -384,6 +395,7 @@ def _work(target: Target, task: Early, pipe: socket.socket, inherited: Sequence[
     # Blocked again since the task ended: nothing comes between the outcome and the parent.
     with suppress(BrokenPipeError, ConnectionResetError):
         _send(pipe, outcome)
+    pipe.close()
 
 
 def _send(pipe: socket.socket, message: Act | Outcome) -> None:
