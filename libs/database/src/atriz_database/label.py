@@ -113,8 +113,7 @@ def protect(target: Target, found: Label | None, force: Collection[str], verb: s
 
 def read(connection: Connection) -> Label | None:
     """Return the label of the connected database, `None` where it has none."""
-    row = connection.execute("SELECT to_regclass('atriz.label') IS NOT NULL").fetchone()
-    if row is None or not row[0]:
+    if not _has(connection, "atriz.label"):
         return None
     found = connection.execute("SELECT package, environment FROM atriz.label").fetchone()
     return Label(*found) if found else None
@@ -131,8 +130,7 @@ def who() -> str:
 
 def recorded(connection: Connection) -> dict[str, str]:
     """Return the checksum of each revision that the history holds as applied, accepted repairs counted."""
-    row = connection.execute("SELECT to_regclass('atriz.history') IS NOT NULL").fetchone()
-    if row is None or not row[0]:
+    if not _has(connection, "atriz.history"):
         return {}
     rows = connection.execute(
         "SELECT DISTINCT ON (revision) revision, checksum, direction FROM atriz.history ORDER BY revision, id DESC"
@@ -142,8 +140,7 @@ def recorded(connection: Connection) -> dict[str, str]:
 
 def is_versioned(connection: Connection) -> bool:
     """Return whether the database has Alembic's version table."""
-    row = connection.execute("SELECT to_regclass('alembic_version') IS NOT NULL").fetchone()
-    return row is not None and bool(row[0])
+    return _has(connection, "alembic_version")
 
 
 def versions(connection: Connection) -> tuple[str, ...]:
@@ -180,3 +177,8 @@ def write(connection: Connection, label: Label) -> None:
             "ON CONFLICT (one_row) DO UPDATE SET package = excluded.package, environment = excluded.environment",
             [label.package, label.environment],
         )
+
+
+def _has(connection: Connection, table: str) -> bool:
+    row = connection.execute(f"SELECT to_regclass('{table}') IS NOT NULL".encode()).fetchone()
+    return row is not None and bool(row[0])

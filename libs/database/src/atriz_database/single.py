@@ -165,7 +165,10 @@ def _ask(driver: Any, sql: str, parameters: dict[str, Any], read: Callable[[Answ
     # Without parameters nothing is looked for in the text.
     cursor.execute(sql, parameters or None)
     done = read(_Fetched(cursor))
-    driver.give_cursor(cursor) if keeps else cursor.close()
+    if keeps:
+        driver.give_cursor(cursor)
+    else:
+        cursor.close()
     return done
 
 
