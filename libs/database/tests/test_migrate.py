@@ -177,7 +177,7 @@ def test_what_was_rolled_back_since_the_look_is_applied_too(fleet: Tree) -> None
         waiting = f"""
             SELECT count(*) > 0 FROM pg_stat_activity
             WHERE datname = '{fleet.database("left")}' AND application_name LIKE 'atriz lock%'
-              AND query LIKE '%pg_try_advisory_lock%' AND pid <> {holder.info.backend_pid}
+              AND query LIKE '%pg_locks%' AND pid <> {holder.info.backend_pid}
         """
         fleet.wait_until("core", waiting, process)
         holder.execute("DROP TABLE left_2; UPDATE alembic_version SET version_num = 'left0001'")
