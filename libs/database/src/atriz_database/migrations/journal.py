@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,7 +22,7 @@ from psycopg.pq.abc import Escaping, PGresult
 from sqlalchemy.schema import DDL, ExecutableDDLElement
 
 from atriz_database import databases, interrupt, label, lock
-from atriz_database.errors import MigrationError
+from atriz_database.errors import AtrizError, LockTimeoutError, MigrationError
 from atriz_database.migrations.batch import Statement, place_in
 from atriz_database.migrations.explain import sql_message
 from atriz_database.revisions import Revision, digest
@@ -37,13 +38,18 @@ _history = sqlalchemy.table(
 )
 # For hundreds of revisions the server parses and plans them once: a sixth of all that it does. EXECUTE, because it goes
 # in one string with the rest. A NULL, which the column refuses, where the version table does not hold what Alembic has
-# just left there.
-_PREPARE = """
-    PREPARE atriz_version_{0} (text, text) AS UPDATE alembic_version SET version_num = $1 WHERE version_num = $2;
-    PREPARE atriz_history_{0} (text[], text, text, text, text, double precision, text) AS
+# just left there. All transactions of a string begin when it came in, by the server's clock: who follows another there
+# counts from when that was recorded.
+_PREPARE_VERSION = """
+    PREPARE atriz_version_{} (text, text) AS UPDATE alembic_version SET version_num = $1 WHERE version_num = $2"""
+_PREPARE_HISTORY = """
+    PREPARE atriz_history_{0} (boolean, text[], text, text, text, text, double precision, text) AS
     INSERT INTO atriz.history (revision, direction, checksum, source, seconds, applied_by)
-    SELECT CASE WHEN v.found @> $1 AND v.found <@ $1 THEN $2 END, $3, $4, $5,
-           $6 + date_part('epoch', clock_timestamp() - transaction_timestamp()), $7
+    SELECT CASE WHEN v.found @> $2 AND v.found <@ $2 THEN $3 END, $4, $5, $6,
+           $7 + date_part('epoch', clock_timestamp() - CASE WHEN $1
+               THEN greatest(transaction_timestamp(), (SELECT applied_at FROM atriz.history ORDER BY id DESC LIMIT 1))
+               ELSE transaction_timestamp() END),
+           $8
     FROM (SELECT coalesce(array_agg(version_num::text), '{{}}') AS found FROM alembic_version) v
     RETURNING seconds"""
 IN_TRANSACTION = (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
@@ -129,7 +135,7 @@ class Journal:
         self._since = self._began = time.perf_counter()
         self._heads: set[str] = set()
         self._uncommitted: list[Applied] = []
-        self._rows = ""
+        self._rows: list[str] = []
         self._who = label.who()
         self._prepared = count(1)
         self._statement = 0
@@ -143,9 +149,9 @@ class Journal:
         """The statements that take the session back to what each revision begins with."""
         self.overlaps = False
         """Whether a revision may be prepared while the server still commits the one before."""
-        self.broken: MigrationError | None = None
+        self.broken: AtrizError | None = None
         """Why a revision could not be committed, whoever has heard of it."""
-        self._committing: tuple[Revision | None, bool, list[Applied]] | None = None
+        self._committing: deque[tuple[Revision | None, bool, list[Applied]]] = deque()
         self._leaves_transaction = False
         self._undid_itself = False
 
@@ -256,11 +262,13 @@ class Journal:
                 ctx.impl._exec(_history.insert().values(row))
         else:
             connection = ctx.connection.connection.driver_connection
-            self._rows = self._statements(pq.Escaping(connection.pgconn), set(heads), rows)
+            self._rows = self._statements(pq.Escaping(connection.pgconn), set(heads), rows, follows=connection.follows)
             self._heads = set(heads)
 
-    def _statements(self, escaping: Escaping, heads: set[str], rows: list[dict[str, Any]]) -> str:
-        """Return what writes the version table's rows and the history's: one string, and so all of it literals."""
+    def _statements(
+        self, escaping: Escaping, heads: set[str], rows: list[dict[str, Any]], *, follows: bool
+    ) -> list[str]:
+        """Return what writes the version table's rows and the history's: for a string, and so all of it literals."""
         quote = partial(_quoted, escaping)
         gone, new = sorted(self._heads - heads), sorted(heads - self._heads)
         statements = []
@@ -271,7 +279,7 @@ class Journal:
         if not self._statement:
             # Under a new name each time: whether the server still has the one before is not known.
             self._statement = next(self._prepared)
-            statements.append(_PREPARE.format(self._statement))
+            statements += [_PREPARE_VERSION.format(self._statement), _PREPARE_HISTORY.format(self._statement)]
         while gone and new:
             statements.append(f"EXECUTE atriz_version_{self._statement} ({quote(new.pop())}, {quote(gone.pop())})")
         for template, ids in (
@@ -282,33 +290,33 @@ class Journal:
         wanted = f"ARRAY[{', '.join(map(quote, sorted(heads)))}]::text[]"
         for row in rows:
             values = ", ".join(map(quote, row.values()))
-            statements.append(f"EXECUTE atriz_history_{self._statement} ({wanted}, {values})")
-        return "; ".join(statements)
+            statements.append(f"EXECUTE atriz_history_{self._statement} ({follows}, {wanted}, {values})")
+        return statements
 
     def begins(self) -> None:
         """Note that a transaction begins, or a statement outside of one."""
         self._began = time.perf_counter()
 
-    def take_rows(self) -> str:
+    def take_rows(self) -> list[str]:
         """Return the statements that write the rows of the revision that is done; they go with its commit."""
-        rows, self._rows = self._rows, ""
+        rows, self._rows = self._rows, []
         return rows
 
-    def sent(self) -> None:
-        """Keep what is being committed apart from the revision that comes next."""
-        self._committing, self._uncommitted = (self.current, self.is_whole, self._uncommitted), []
+    def is_ready(self) -> None:
+        """Keep a revision that only the server has to do with now apart from the one that comes next."""
+        self._committing.append((self.current, self.is_whole, self._uncommitted))
+        self._uncommitted = []
 
-    def settled(self, answers: list[PGresult], waited: float) -> None:
-        """Tell of what was being committed, and now is.
+    def settled(self, answers: list[PGresult], waited: float = 0.0) -> None:
+        """Tell of revisions that were being committed, and now are.
 
-        :param answers: what the server has said of it; of each history row, how long its revision took.
+        :param answers: what the server has said of them; of each history row, how long its revision took.
         :param waited: seconds that the revision under way has waited for them, which are not its own.
         """
         self._since += waited
-        assert self._committing is not None, "a commit was sent"
-        _, _, done = self._committing
-        self._committing = None
         seconds = [float(value) for each in answers if each.ntuples and (value := each.get_value(0, 0))]
+        revisions = sum(each.command_status == b"COMMIT" for each in answers)
+        done = [applied for _ in range(revisions) for applied in self._committing.popleft()[2]]
         for applied, took in zip(done, seconds, strict=True):
             self._applied(replace(applied, seconds=took))
 
@@ -317,13 +325,16 @@ class Journal:
 
         :param statement: which of the revision's own it was that failed, if it was one.
         """
-        if self._committing is not None:
-            # The next revision may have begun; it is the one before that failed.
-            self.current, self.is_whole, _ = self._committing
-            self._committing = None
-        self.broken = self._explained(error, statement)
-        self.broken.__cause__ = error
-        return self.broken
+        self._go_back()
+        self.broken = told = self._explained(error, statement)
+        told.__cause__ = error
+        return told
+
+    def _go_back(self) -> None:
+        """Go back to the revision that could not be committed; the next ones may have begun."""
+        if self._committing:
+            self.current, self.is_whole, _ = self._committing[0]
+        self._forget()
 
     def _explained(self, error: psycopg.Error, statement: Statement | None) -> MigrationError:
         if statement is not None:
@@ -346,10 +357,16 @@ class Journal:
     def _place(self) -> str:
         return f"{self.current.path}: " if self.current is not None else ""
 
-    def before_commit(self) -> None:
+    def check_lock(self) -> None:
         """Raise `LockTimeoutError` if the database's lock is gone, so that nothing is committed without it."""
-        if self._uncommitted and self.locked is not None:
+        if self.locked is None:
+            return
+        try:
             lock.check(self.locked)
+        except LockTimeoutError as error:
+            self._go_back()
+            self.broken = error
+            raise
 
     def committed(self) -> None:
         """Tell of what the commit that just succeeded made true."""
@@ -362,7 +379,11 @@ class Journal:
     def rolled_back(self) -> None:
         """Forget what did not come true."""
         self._undid_itself = self.is_in_revision
-        self._uncommitted, self._rows, self._statement = [], "", 0
+        self._forget()
+
+    def _forget(self) -> None:
+        self._committing.clear()
+        self._uncommitted, self._rows, self._statement = [], [], 0
 
     def flush(self) -> None:
         """Have the server make durable what was committed: from here on a loss of power takes none of it.

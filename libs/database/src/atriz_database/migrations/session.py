@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import sys
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
 import sqlalchemy
-from psycopg import errors, generators, pq, sql
+from psycopg import errors, generators, pq, sql, waiting
 
 from atriz_database import databases, interrupt, lock
-from atriz_database.errors import MigrationError
+from atriz_database.errors import AtrizError
 from atriz_database.migrations import dialect
 from atriz_database.migrations.batch import Batch, Statement
 from atriz_database.migrations.journal import IN_TRANSACTION, Journal
@@ -26,6 +27,9 @@ from atriz_database.settings import Target
 _SETTING = re.compile(r"\b(?:SET|RESET|SET_CONFIG|DISCARD|DEALLOCATE)\b", re.IGNORECASE)
 _ENDS = ("COMMIT", "PREPARE TRANSACTION")
 _CANCEL_SECONDS = 5.0
+# How many revisions go to the server in one string, where each of those before took no longer than this: what the first
+# of them has done is told only with the last.
+_TOGETHER, _QUICK_SECONDS = 8, 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,35 @@ class Limits:
     """Seconds that a statement waits for a lock: whoever comes after it waits behind it. 0 is without end."""
     statement_timeout: float | None = None
     """Seconds that a statement may take; 0 is without end, `None` what the server says."""
+
+
+_Transaction = tuple[Statement, ...]
+"""A revision's, from BEGIN to COMMIT; without BEGIN where it is under way."""
+
+
+@dataclass(slots=True)
+class _Sent:
+    """Revisions that went to the server in one string."""
+
+    revisions: tuple[_Transaction, ...]
+    batch: Batch
+    answers: list[pq.abc.PGresult] = field(default_factory=list)
+    since: float = field(default_factory=time.perf_counter)
+
+    @property
+    def committed(self) -> list[pq.abc.PGresult]:
+        """The answers to what is committed."""
+        ends = [number for number, each in enumerate(self.answers, 1) if each.command_status == b"COMMIT"]
+        return self.answers[: ends[-1]] if ends else []
+
+    @property
+    def was_quick(self) -> bool:
+        """Whether each of them took so little time that it is no loss to hear of some at once."""
+        return time.perf_counter() - self.since <= _QUICK_SECONDS * len(self.revisions)
+
+    def is_unread(self, error: psycopg.Error) -> bool:
+        """Whether none of them was begun, because of a fault in the text of what may be another."""
+        return len(self.revisions) > 1 and not self.answers and isinstance(error, errors.SyntaxError)
 
 
 class _Cursor(psycopg.Cursor[Any]):
@@ -64,7 +97,8 @@ class Session(psycopg.Connection[Any]):
 
     What SQLAlchemy has made of a revision's operations is held until something asks for an answer, and after that no
     more: there may be a savepoint. Where nothing asks, it goes in one string with the revision's rows and its COMMIT,
-    and the next revision is prepared while the server works.
+    and the next ones are prepared while the server works. Those that are ready when it is done go together, each a
+    transaction of its own still: of a string the server runs nothing behind what fails.
     """
 
     journal: Journal
@@ -74,31 +108,40 @@ class Session(psycopg.Connection[Any]):
     """The level that transactions have, as SQLAlchemy writes it."""
     _held: tuple[Statement, ...] = ()
     """Statements of the revision under way that the server has not been sent yet."""
-    _committing: Batch | None = None
-    """What was sent with COMMIT at its end, and not answered yet."""
+    _ready: tuple[_Transaction, ...] = ()
+    """Revisions that the server has not been sent yet."""
+    _sent: _Sent | None = None
+    """Revisions that the server has been sent, and has not answered all of."""
+    _together = 1
+    """How many revisions may go in the next string."""
+
+    @property
+    def follows(self) -> bool:
+        """Whether the revision under way will go behind another in one string."""
+        return bool(self._ready)
 
     def commit(self) -> None:
         """Commit the revision with its rows. SQLAlchemy's own event comes before it is known to have happened."""
         if self.autocommit:
             return  # The end of an autocommit block: its revision goes on, and so does its time.
-        self.settle()
         if self.journal.is_in_revision:
+            self.settle()
             raise errors.InvalidTransactionTermination(
                 "a revision is one transaction, which the run begins and ends, and this one calls commit(). Take "
                 "the call out; what cannot run in a transaction goes through outside_transaction."
             )
-        self.journal.before_commit()
         # Signals wait: what is committed is also told.
         with interrupt.blocked():
             if rows := self.journal.take_rows():
-                self._committing = self._send(*self._take_held(), Statement(rows), Statement("COMMIT"))
-                self.pgconn.flush()
-                self.journal.sent()
+                self._ready = (*self._ready, (*self._take_held(), *map(Statement, rows), Statement("COMMIT")))
+                self.journal.is_ready()
             else:
                 super().commit()
                 self.journal.committed()
-        if not self.journal.overlaps:
-            self.settle()
+            if self.journal.overlaps:
+                self._go_on()
+            else:
+                self.settle()
 
     def join_lock(self) -> None:
         """Work in the name of the database's lock, which this process holds."""
@@ -117,31 +160,91 @@ class Session(psycopg.Connection[Any]):
             self._send_held()
 
     def settle(self) -> None:
-        """Hear the server's answer to the last commit, before anything else is asked of it.
+        """Send what is ready and hear the server's answers, before anything else is asked of it.
 
-        While the server works, the next revision's files are read and its statements made.
-
-        Raise `MigrationError` if that revision was not committed.
+        Raise `MigrationError` if a revision was not committed, and `LockTimeoutError` if the lock is gone.
         """
-        if self._committing is None:
-            return
-        batch, self._committing = self._committing, None
-        since = time.perf_counter()
         # Signals wait: what is committed is also told.
         with interrupt.blocked():
-            answers: list[pq.abc.PGresult] = []
-            interrupts: list[KeyboardInterrupt] = []
-            try:
-                answers += super().wait(self._hear(interrupts))
-                _refuse_failure(answers)
-            except psycopg.Error as error:
-                # By libpq alone: psycopg's own lock may be held by the statement that is to come next.
-                self.pgconn.exec_(b"ROLLBACK")
-                failed = self.journal.failed(error, batch.failed(len(answers), error))
-                raise (*interrupts, failed)[0] from error
-            self.journal.settled(answers, time.perf_counter() - since)
+            while self._sent or self._ready:
+                self._hear()
+                self._send_ready()
+
+    def _go_on(self) -> None:
+        """Send what is ready if the server is done with what it has, and wait for that only if enough is ready."""
+        while self._ready and (len(self._ready) >= self._together or self._may_hear()):
+            self._hear()
+            self._send_ready()
+
+    def _send_ready(self) -> None:
+        if not self._ready:
+            return
+        now, later = self._ready[: self._together], self._ready[self._together :]
+        self._ready = ()
+        self.journal.check_lock()
+        self._sent, self._ready = _Sent(now, self._send(*itertools.chain.from_iterable(now))), later
+
+    def _hear(self) -> None:
+        """Hear the answer to what was sent, and tell of what is committed."""
+        if self._sent is None:
+            return
+        sent, since = self._sent, time.perf_counter()
+        interrupts: list[KeyboardInterrupt] = []
+        try:
+            if not self._is_answered():
+                super().wait(self._answering(interrupts))
+            _refuse_failure(sent.answers)
+        except psycopg.Error as error:
+            # By libpq alone: psycopg's own lock may be held by the statement that is to come next.
+            self.pgconn.exec_(b"ROLLBACK")
+            if sent.is_unread(error) and not interrupts:
+                # The server reads a string as a whole first. What stands before the fault is not to suffer for it.
+                self._sent, self._ready, self._together = None, (*sent.revisions, *self._ready), 1
+                return
+            self._sent, self._ready = None, ()
+            self.journal.settled(sent.committed)
+            failed = self.journal.failed(error, sent.batch.failed(len(sent.answers), error))
+            raise (*interrupts, failed)[0] from error
+        self._sent = None
+        self.journal.settled(sent.committed, time.perf_counter() - since)
+        self._together = min(self._together * 2, _TOGETHER) if sent.was_quick else 1
         for interrupted in interrupts:
             raise interrupted
+
+    def _may_hear(self) -> bool:
+        try:
+            return self._is_answered()
+        except psycopg.OperationalError:
+            return True  # The connection is gone, and what that means is found where it is heard.
+
+    def _is_answered(self) -> bool:
+        """Whether the server has answered all that it was sent; what there is of its answers is taken."""
+        if self._sent is None:
+            return True
+        self.pgconn.flush()
+        self.pgconn.consume_input()
+        while not self.pgconn.is_busy():
+            answer = self.pgconn.get_result()
+            if answer is None:
+                return True
+            self._sent.answers.append(answer)
+        return False
+
+    def _answering(self, interrupts: list[KeyboardInterrupt]) -> Generator[waiting.Wait, waiting.Ready | int, None]:
+        """Have psycopg wait for the answers to what was sent.
+
+        Each time it has waited in vain a signal may come in. It has the server end what it is at, and is added to
+        `interrupts`.
+        """
+        while not self._is_answered():
+            ready = yield waiting.WAIT_RW if self.pgconn.flush() else waiting.WAIT_R
+            if not ready:
+                try:
+                    with interrupt.unblocked():
+                        pass
+                except KeyboardInterrupt as error:
+                    interrupts.append(error)
+                    self._cancel()
 
     def wait(self, *args: Any, **kwargs: Any) -> Any:
         """Go on with something that psycopg asks of the server, whatever it is."""
@@ -153,11 +256,13 @@ class Session(psycopg.Connection[Any]):
     def rollback(self) -> None:
         """Roll back, and have the journal forget."""
         self._held = ()
-        if self._committing is not None and isinstance(sys.exc_info()[1], KeyboardInterrupt):
-            # Nobody waits for the revision before either; if it is committed all the same, it is told.
-            self._cancel()
-        # Where that one was not committed there is nothing else to roll back; the journal knows.
-        with contextlib.suppress(MigrationError):
+        if isinstance(sys.exc_info()[1], KeyboardInterrupt):
+            # Nobody waits for the revisions before either; what is committed all the same is told.
+            self._ready = ()
+            if self._sent:
+                self._cancel()
+        # Where one of those was not committed there is nothing else to roll back; the journal knows.
+        with contextlib.suppress(AtrizError):
             self.settle()
         self.journal.rolled_back()
         try:
@@ -166,10 +271,6 @@ class Session(psycopg.Connection[Any]):
             # With the connection gone all is rolled back; SQLAlchemy would log this with a traceback.
             if not self.closed:
                 raise
-
-    def _take_held(self) -> tuple[Statement, ...]:
-        held, self._held = self._held, ()
-        return held
 
     def _send_held(self) -> None:
         if not self._held:
@@ -188,40 +289,36 @@ class Session(psycopg.Connection[Any]):
                 told.place = failed.place  # type: ignore[attr-defined]
             raise told from error
 
+    def close(self) -> None:
+        """Close the connection; what it is still at ends before, and what is committed all the same is told.
+
+        SQLAlchemy closes it without a word where Ctrl-C comes in as a commit ends.
+        """
+        self._held, self._ready = (), ()
+        with interrupt.blocked():
+            if self._sent:
+                self._cancel()
+            with contextlib.suppress(AtrizError):
+                self.settle()
+        super().close()
+
+    def _take_held(self) -> tuple[Statement, ...]:
+        """Return the statements that are held, with what begins the revision's transaction if it has not begun."""
+        held, self._held = self._held, ()
+        return (Statement("BEGIN"), *held) if self._begins() else held
+
     def _send(self, *statements: Statement) -> Batch:
-        """Send statements for the revision's transaction, which begins with them if it has not yet."""
-        begin = (Statement("BEGIN"),) if self._begins() else ()
-        batch = Batch((*begin, *statements))
+        batch = Batch(statements)
         self.pgconn.send_query(batch.sql.encode())
+        self.pgconn.flush()
         return batch
 
     def _begins(self) -> bool:
         """Whether a transaction begins with what is asked next; the journal is told."""
-        idle = self.pgconn.transaction_status == pq.TransactionStatus.IDLE
-        if idle:
+        begins = self._sent is not None or self.pgconn.transaction_status not in IN_TRANSACTION
+        if begins:
             self.journal.begins()
-        return idle
-
-    def _hear(self, interrupts: list[KeyboardInterrupt]) -> Generator[Any, Any, list[pq.abc.PGresult]]:
-        """Return the answers to what was sent, for psycopg to wait for.
-
-        Each time it has waited in vain a signal may come in. It has the server end what it is at, and is added to
-        `interrupts`.
-        """
-        steps = generators.execute(self.pgconn)
-        ready = None
-        while True:
-            try:
-                ready = yield steps.send(ready)
-            except StopIteration as heard:
-                return list(heard.value)
-            if not ready:
-                try:
-                    with interrupt.unblocked():
-                        pass
-                except KeyboardInterrupt as error:
-                    interrupts.append(error)
-                    self._cancel()
+        return begins
 
     def _cancel(self) -> None:
         with contextlib.suppress(psycopg.Error):

@@ -1,0 +1,171 @@
+"""Revisions that go to the server in one string, which they do where each before them was quick."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from blocker import WAITING, holding
+from tree import Tree
+
+from atriz_database import lock
+
+_QUICK = range(3, 31)
+"""Numbers of revisions that the server takes longer for than the client: after some of them eight go in a string."""
+_MIDDLE = 20
+_REVISIONS = "SELECT revision FROM atriz.history ORDER BY id"
+
+
+def add_column(name: str, table: str) -> str:
+    """Return the body of a revision that adds a column by Alembic's operation."""
+    return f"op.add_column('{table}', __import__('sqlalchemy').Column('{name}', __import__('sqlalchemy').Text()))"
+
+
+def create_index(number: int) -> str:
+    """Return the body of a revision that makes an index by Alembic's operation."""
+    return f"op.create_index('i{number}', 'left_1', ['id'])"
+
+
+def waits(number: int) -> str:
+    """Return the body of a revision that needs a table for itself."""
+    return f"{add_column('a', 'left_2')}\n    {create_index(number)}"
+
+
+@pytest.fixture
+def many(fleet: Tree) -> Tree:
+    """Return a fleet whose package left has 28 revisions pending, all of them quick."""
+    fleet.at_head()
+    fleet.rows("left", "INSERT INTO left_1 SELECT generate_series(1, 5000) RETURNING 1")
+    for number in _QUICK:
+        fleet.revise("left", number, body=create_index(number))
+    return fleet
+
+
+def applied(tree: Tree) -> list[int]:
+    """Return the numbers of the revisions of left that its history holds, which its catalog has to agree with."""
+    numbers = [int(revision[-4:]) for (revision,) in tree.rows("left", _REVISIONS)]
+    indexes = "SELECT substr(relname, 2)::int FROM pg_class WHERE relname ~ '^i[0-9]+$' ORDER BY oid"
+    assert [number for (number,) in tree.rows("left", indexes)] == [each for each in numbers if each in _QUICK]
+    assert tree.rows("left", "SELECT version_num FROM alembic_version") == [(f"left{numbers[-1]:04}",)]
+    return numbers
+
+
+def told(output: str) -> list[int]:
+    """Return the numbers of the revisions of left that a run has told it applied."""
+    words = [line.split() for line in output.splitlines()]
+    return [int(each[3][:4]) for each in words if each[:1] == ["left"] and each[2:3] == ["applied"]]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        create_index(19),
+        add_column("b", "nowhere"),
+        "op.create_check_constraint('c', 'left_1', '1 = = 1')",
+        "op.execute('SELECT nothing')",
+        "1 / 0",
+        f"{add_column('d', 'left_1')}\n    op.get_bind().commit()",
+    ],
+    ids=["no place in it", "a place in it", "syntax", "a question", "Python", "commit"],
+)
+def test_what_stands_before_a_failure_is_applied_and_what_stands_behind_it_is_not(many: Tree, body: str) -> None:
+    """As if each had gone alone: the one that failed is named with its line, the run says what is pending."""
+    path = many.revise("left", _MIDDLE, body=body)
+    done = many.atriz("migrate", "left")
+    assert done.returncode == 1
+    assert f"{path}, line " in done.stderr
+    numbers = applied(many)
+    assert numbers[-1] < _MIDDLE
+    assert told(done.stdout) == numbers[2:]
+    assert f"{_MIDDLE - 3} applied, {len(_QUICK) - _MIDDLE + 3} pending" in " ".join(done.stderr.split())
+    many.revise("left", _MIDDLE, body=create_index(_MIDDLE))
+    assert many.atriz("migrate", "left").returncode == 0
+    assert applied(many) == list(range(1, 31))
+
+
+@pytest.mark.parametrize("number", [_QUICK[0], _MIDDLE], ids=["the first", "in a string"])
+def test_one_that_does_not_get_its_lock_is_tried_again_and_nothing_twice(many: Tree, number: int) -> None:
+    """From where it failed: what stood before it in the string is committed, what stood behind it comes after it."""
+    many.revise("left", number, body=waits(number))
+    with holding(many, "LOCK TABLE left_2 IN ACCESS SHARE MODE") as holder:
+        process = many.start("migrate", "left", "--lock-timeout", "0.2")
+        assert process.stdout is not None
+        before = []
+        while "did not get a lock" not in (line := process.stdout.readline()):
+            before.append(line)
+            assert line, process.communicate()
+        holder.rollback()
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert f"{number:04}_left{number:04} did not get a lock within 0.2 s" in line
+    assert applied(many) == list(range(1, 31))
+    assert told("".join(before) + output) == list(_QUICK)
+
+
+def test_ctrl_c_leaves_what_is_committed_and_begins_nothing_more(many: Tree) -> None:
+    """Of a string the server is in the middle of, and of what is ready behind it; what is committed is told."""
+    many.revise("left", _MIDDLE, body=waits(_MIDDLE))
+    with holding(many, "LOCK TABLE left_2 IN ACCESS SHARE MODE"):
+        process = many.start("migrate", "left", "--lock-timeout", "0")
+        many.wait_until("left", WAITING, process)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=30)
+    assert process.returncode == 1, errors
+    assert "interrupted" in output + errors
+    assert applied(many) == list(range(1, _MIDDLE))
+    assert told(output) == list(range(3, _MIDDLE))
+
+
+def test_a_signal_that_comes_while_a_revision_is_sent_ends_what_the_server_is_at(many: Tree) -> None:
+    """SQLAlchemy closes the connection then, and the server would go on with a string that nobody hears of."""
+    many.revise("left", _MIDDLE, body=waits(_MIDDLE))
+    body = """
+    import os, signal
+    journal = op.get_bind().connection.driver_connection.journal
+    is_ready = journal.is_ready
+    journal.is_ready = lambda: (is_ready(), os.kill(os.getpid(), signal.SIGTERM))"""
+    many.revise("left", _MIDDLE + 1, body=f"{create_index(_MIDDLE + 1)}{body}")
+    with holding(many, "LOCK TABLE left_2 IN ACCESS SHARE MODE"):
+        done = many.atriz("migrate", "left", "--lock-timeout", "0")
+    assert done.returncode == 1, done.stderr
+    assert "interrupted" in done.stdout + done.stderr
+    numbers = applied(many)
+    assert numbers[-1] < _MIDDLE
+    assert told(done.stdout) == numbers[2:]
+
+
+def test_a_revision_s_time_leaves_out_those_before_it(many: Tree) -> None:
+    """Though the server has begun all transactions of a string at once, by its clock."""
+    many.revise("left", _MIDDLE, body=waits(_MIDDLE))
+    with holding(many, "LOCK TABLE left_2 IN ACCESS SHARE MODE") as holder:
+        process = many.start("migrate", "left", "--lock-timeout", "0")
+        many.wait_until("left", WAITING, process)
+        holder.execute("SELECT pg_sleep(0.5)")
+        holder.rollback()
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    slow = many.rows("left", "SELECT revision FROM atriz.history WHERE seconds >= 0.5 AND id > 2")
+    assert slow == [(f"left{_MIDDLE:04}",)]
+    assert many.rows("left", "SELECT min(seconds) >= 0 FROM atriz.history WHERE id > 2") == [(True,)]
+
+
+def test_nothing_more_is_sent_once_the_lock_is_gone(many: Tree) -> None:
+    """The revisions that were ready stay pending, and the first of them is named."""
+    many.revise("left", _MIDDLE, body=waits(_MIDDLE))
+    locks = "FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'atriz lock%'"
+    with holding(many, "LOCK TABLE left_2 IN ACCESS SHARE MODE") as holder:
+        process = many.start("migrate", "left", "--lock-timeout", "0")
+        many.wait_until("left", WAITING, process)
+        assert holder.execute(f"SELECT pg_terminate_backend(pid, 5000) {locks}".encode()).fetchall() == [(True,)]
+        holder.rollback()
+        output, errors = process.communicate(timeout=30)
+    assert process.returncode == 1, output
+    assert "held the database's lock was ended" in errors
+    done = applied(many)
+    # The string that was under way was whole.
+    assert _MIDDLE <= done[-1] < 30
+    assert told(output) == done[2:]
+    with lock.held(many.target("left"), wait=5):
+        pass
+    assert many.atriz("migrate", "left").returncode == 0
+    assert applied(many) == list(range(1, 31))
