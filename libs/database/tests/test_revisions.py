@@ -211,7 +211,7 @@ def test_the_edits_that_the_message_names_mend_several_heads(history: History) -
 def arranged(down: dict[str, tuple[str, ...]], names: dict[str, str]) -> Revisions:
     folder = Path("versions")
     return revisions.arrange(
-        folder, [revisions.Revision(id_, below, folder / names[id_]) for id_, below in down.items()]
+        folder, [revisions.Revision(id_, below, str(folder / names[id_])) for id_, below in down.items()]
     )
 
 

@@ -11,7 +11,7 @@ from tree import Tree
 from atriz_database import lock
 
 _QUICK = range(3, 31)
-"""Numbers of revisions that the server takes longer for than the client: after some of them eight go in a string."""
+"""Numbers of revisions that the server takes longer for than the client: some of them go in one string."""
 _MIDDLE = 20
 _REVISIONS = "SELECT revision FROM atriz.history ORDER BY id"
 
@@ -62,11 +62,12 @@ def told(output: str) -> list[int]:
         create_index(19),
         add_column("b", "nowhere"),
         "op.create_check_constraint('c', 'left_1', '1 = = 1')",
+        "op.create_table_comment('left_1', '\\udcff')",
         "op.execute('SELECT nothing')",
         "1 / 0",
         f"{add_column('d', 'left_1')}\n    op.get_bind().commit()",
     ],
-    ids=["no place in it", "a place in it", "syntax", "a question", "Python", "commit"],
+    ids=["no place in it", "a place in it", "syntax", "no text", "a question", "Python", "commit"],
 )
 def test_what_stands_before_a_failure_is_applied_and_what_stands_behind_it_is_not(many: Tree, body: str) -> None:
     """As if each had gone alone: the one that failed is named with its line, the run says what is pending."""

@@ -211,10 +211,10 @@ def test_irreversible_without_a_reason_is_an_error(tmp_path: Path, reason: objec
     path = tmp_path / "1.py"
     path.write_text(f"irreversible = {reason!r}\n")
     with pytest.raises(RevisionError, match=r'1\.py needs a reason why it cannot be undone: irreversible = "reason"'):
-        revisions.irreversible(revisions.Revision("1", (), path))
+        revisions.irreversible(revisions.Revision("1", (), str(path)))
     path.write_text("irreversible = str(1)\n")
     with pytest.raises(RevisionError, match="read without running the file"):
-        revisions.irreversible(revisions.Revision("1", (), path))
+        revisions.irreversible(revisions.Revision("1", (), str(path)))
 
 
 @pytest.mark.parametrize("how", ["atriz", "alembic", "alembic --sql"])

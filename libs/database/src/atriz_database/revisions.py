@@ -37,17 +37,28 @@ class Revision:
     id: str
     down: tuple[str, ...]
     """Ids of the revisions it stands on; empty for the first."""
-    path: Path
+    file: str
+    """Where the file is: text, because to make a `Path` of each of hundreds takes as long as to look at them."""
+
+    @property
+    def path(self) -> Path:
+        """Where the file is."""
+        return Path(self.file)
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return os.path.basename(self.file)  # noqa: PTH119
 
     @property
     def title(self) -> str:
         """The file's name without its ending, by which people know it."""
-        return self.path.stem
+        return os.path.splitext(self.name)[0]  # noqa: PTH122
 
     def source(self) -> str:
         """Return the text of the file, and of the SQL file beside it; line ends do not count."""
-        text = _text(str(self.path))
-        beside = f"{str(self.path).removesuffix('.py')}.sql"
+        text = _text(self.file)
+        beside = f"{self.file.removesuffix('.py')}.sql"
         return f"{text}\n{_text(beside)}" if os.path.exists(beside) else text  # noqa: PTH110 -- for hundreds, quickly
 
     def checksum(self) -> str:
@@ -56,8 +67,10 @@ class Revision:
 
 
 def _text(path: str) -> str:
-    with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123
-        return file.read()
+    # As bytes, which takes half the time of a file that is text.
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+        text = file.read().decode(errors="replace")
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def digest(source: str) -> str:
@@ -81,13 +94,13 @@ class Revisions:
         Raise `RevisionError` if there are several; the message says how to mend it.
         """
         if len(self.heads) > 1:
-            files = " and ".join(self.by_id[head].path.name for head in self.heads)
-            first, *later = sorted(self.heads, key=lambda head: self.by_id[head].path.name)
+            files = " and ".join(self.by_id[head].name for head in self.heads)
+            first, *later = sorted(self.heads, key=lambda head: self.by_id[head].name)
             last = later[-1]
             begin = self._begin_of_branch(last, self.ancestors([first]))
             raise RevisionError(
                 f"{self.folder} has {len(self.heads)} heads: {files}. Two branches each added a revision. Put one "
-                f'after the other: in {self.by_id[begin].path.name} set down_revision = "{first}".'
+                f'after the other: in {self.by_id[begin].name} set down_revision = "{first}".'
             )
         return self.heads[0] if self.heads else None
 
@@ -105,7 +118,7 @@ class Revisions:
     def tips(self, ids: Collection[str]) -> tuple[str, ...]:
         """Return those of the ids that none of the others stands on, in the order of their files."""
         below = {down for id_ in ids for down in self.by_id[id_].down}
-        return tuple(sorted(set(ids) - below, key=lambda id_: self.by_id[id_].path.name))
+        return tuple(sorted(set(ids) - below, key=lambda id_: self.by_id[id_].name))
 
     def unknown(self, current: Iterable[str]) -> tuple[str, ...]:
         """Return those of the ids that no file here has."""
@@ -115,7 +128,7 @@ class Revisions:
         """Return the ids that a database at `current` lacks, oldest first."""
         missing = set(self.by_id) - self.ancestors(current)
         order: list[str] = []
-        waiting = sorted(missing, key=lambda id_: self.by_id[id_].path.name, reverse=True)
+        waiting = sorted(missing, key=lambda id_: self.by_id[id_].name, reverse=True)
         placed: set[str] = set()
         while waiting:
             id_ = waiting.pop()
@@ -161,7 +174,7 @@ def read(folder: Path) -> Revisions:
             known[name] = (stamp, _header(folder / name, _bytes(folder / name)))
     if known != before:
         index.save(folder, known, now)
-    return arrange(folder, (Revision(id_, down, folder / name) for name, (_, (id_, down)) in known.items()))
+    return arrange(folder, (Revision(id_, down, f"{folder}{os.sep}{name}") for name, (_, (id_, down)) in known.items()))
 
 
 def files(folder: Path) -> Iterator[Path]:
@@ -190,7 +203,7 @@ def arrange(folder: Path, revisions: Iterable[Revision]) -> Revisions:
         other = by_id.setdefault(revision.id, revision)
         if other is not revision:
             raise RevisionError(
-                f"{other.path.name} and {revision.path.name} in {folder} both have revision {revision.id!r}. Give one "
+                f"{other.name} and {revision.name} in {folder} both have revision {revision.id!r}. Give one "
                 "of them another id, if it has not been applied anywhere."
             )
     for revision in by_id.values():
@@ -203,7 +216,7 @@ def arrange(folder: Path, revisions: Iterable[Revision]) -> Revisions:
     try:
         TopologicalSorter({id_: revision.down for id_, revision in by_id.items()}).prepare()
     except CycleError as error:
-        circle = " -> ".join(by_id[id_].path.name for id_ in reversed(error.args[1]))
+        circle = " -> ".join(by_id[id_].name for id_ in reversed(error.args[1]))
         raise RevisionError(
             f"The revisions in {folder} run in a circle: {circle}. Each has the next as its down_revision; correct "
             "the one that is wrong."

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from types import FrameType
 
 import psycopg
+from psycopg.pq.abc import PGresult
 
 _BETWEEN = ";\n"
+_QUICK_SECONDS = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,36 @@ class Batch:
             if position <= end:
                 break
         return each
+
+
+Transaction = tuple[Statement, ...]
+"""A revision's, from BEGIN to COMMIT; without BEGIN where it is under way."""
+
+
+@dataclass(slots=True)
+class Sent:
+    """Revisions that went to the server in one string."""
+
+    revisions: tuple[Transaction, ...]
+    batch: Batch
+    answers: list[PGresult] = field(default_factory=list)
+    since: float = field(default_factory=time.perf_counter)
+
+    @property
+    def committed(self) -> list[PGresult]:
+        """The answers to what is committed."""
+        ends = [number for number, each in enumerate(self.answers, 1) if each.command_status == b"COMMIT"]
+        return self.answers[: ends[-1]] if ends else []
+
+    @property
+    def was_quick(self) -> bool:
+        """Whether each of them took so little time that it is no loss to hear of some at once."""
+        return time.perf_counter() - self.since <= _QUICK_SECONDS * len(self.revisions)
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether none of them was begun, where the server refused the string: the fault may be of any one's text."""
+        return len(self.revisions) > 1 and not self.answers
 
 
 def place_in(file: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
@@ -57,13 +58,14 @@ def _scripts(script: ScriptDirectory, files: Revisions, applied: frozenset[str])
             module.__dict__.update(
                 revision=revision.id, down_revision=down or None, branch_labels=None, depends_on=None
             )
-            yield Script(module, revision.id, str(revision.path))
+            yield Script(module, revision.id, revision.file)
         else:
             # Resolved, as Alembic does: errors are placed by the file's real path.
-            path = str(revision.path.resolve()) if revision.path.is_symlink() else f"{folder}/{revision.path.name}"
+            is_link = os.path.islink(revision.file)  # noqa: PTH114
+            path = str(revision.path.resolve()) if is_link else f"{folder}{os.sep}{revision.name}"
             # As `Script._from_path` does, which asks of each file what kind it is: all here are known to be Python,
             # with an id, and to ask takes twice as long as to load.
-            module = load_module_py(_NO_WORD.sub("_", revision.path.name), path)
+            module = load_module_py(_NO_WORD.sub("_", revision.name), path)
             yield Script(module, module.revision, path)
 
 
@@ -196,13 +198,11 @@ def read_revisions(package: workspace.Package) -> Revisions:
         script = ScriptDirectory.from_config(config_of(package))
         # First without what they depend on beside the line, so that a missing file is named as elsewhere.
         loaded = [
-            Revision(each.revision, each._versioned_down_revisions, Path(each.path))
-            for each in script._load_revisions()
+            Revision(each.revision, each._versioned_down_revisions, each.path) for each in script._load_revisions()
         ]
         revisions.arrange(folder, loaded)
         found = [
-            Revision(each.revision, tuple(each._all_down_revisions), Path(each.path))
-            for each in script.walk_revisions()
+            Revision(each.revision, tuple(each._all_down_revisions), each.path) for each in script.walk_revisions()
         ]
     return replace(revisions.arrange(folder, found), is_plain=False)
 

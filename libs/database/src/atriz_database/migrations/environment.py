@@ -218,7 +218,7 @@ def _check_requirements(target: Target, step: Any) -> None:
     """Raise `MigrationError` if a revision that goes up needs another database further than it is."""
     script = getattr(step, "revision", None)  # A stamp has none.
     if step.is_upgrade and script is not None and hasattr(script.module, "requires"):
-        requirements.check(target, Revision(script.revision, (), Path(script.path)), _files)
+        requirements.check(target, Revision(script.revision, (), script.path), _files)
 
 
 def _files(package: workspace.Package) -> revisions.Revisions:
@@ -242,7 +242,7 @@ def _refuse_to_undo() -> None:
 
     def refused_or_planned(*where: Any) -> list[Any]:
         steps = list(planned(*where))
-        revisions.check_reversible(Revision(step.revision.revision, (), Path(step.revision.path)) for step in steps)
+        revisions.check_reversible(Revision(step.revision.revision, (), step.revision.path) for step in steps)
         return steps
 
     migration._migrations_fn = refused_or_planned

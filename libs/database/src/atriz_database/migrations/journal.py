@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -121,7 +120,7 @@ class Implementation(PostgresqlImpl):
             if journal is not None and journal.current is not None and not driver.autocommit:
                 # SQLAlchemy doubles the percent signs for a driver that looks for parameters.
                 statement = str(construct.compile(dialect=self.dialect)).replace("%%", "%")
-                return driver.hold(Statement(statement, place_in(str(journal.current.path))))
+                return driver.hold(Statement(statement, place_in(journal.current.file)))
         return super()._exec(construct, *args, **kwargs)
 
 
@@ -179,7 +178,7 @@ class Journal:
             for step in steps:
                 check(step)
                 script = getattr(step, "revision", None)
-                self.current = Revision(script.revision, (), Path(script.path)) if script is not None else None
+                self.current = Revision(script.revision, (), script.path) if script is not None else None
                 self.is_whole, self._undid_itself = True, False
                 self._since = time.perf_counter()
                 yield step
@@ -241,10 +240,11 @@ class Journal:
         seconds = self._began - self._since
         direction = "stamp" if step.is_stamp else "upgrade" if step.is_upgrade else "downgrade"
         rows = []
-        for script in step.up_revisions:
+        for id_ in step.up_revision_ids:
             revision = self.current
-            if revision is None or revision.id != script.revision:
-                revision = Revision(script.revision, (), Path(script.path))
+            if revision is None or revision.id != id_:
+                script = step.revision_map.get_revision(id_)
+                revision = Revision(script.revision, (), script.path)
             source = revision.source()
             rows.append(
                 {
@@ -350,12 +350,12 @@ class Journal:
                 f"{self._place}a statement of this revision failed, and the revision passed over the error, after "
                 "which PostgreSQL only rolls back. Put what may fail into `with op.get_bind().begin_nested():`."
             )
-        place = str(self.current.path) if self.current is not None else "the commit"
+        place = self.current.file if self.current is not None else "the commit"
         return MigrationError(sql_message(place, "", error, error.diag))
 
     @property
     def _place(self) -> str:
-        return f"{self.current.path}: " if self.current is not None else ""
+        return f"{self.current.file}: " if self.current is not None else ""
 
     def check_lock(self) -> None:
         """Raise `LockTimeoutError` if the database's lock is gone, so that nothing is committed without it."""

@@ -8,7 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -18,7 +18,7 @@ from psycopg import errors, generators, pq, sql, waiting
 from atriz_database import databases, interrupt, lock
 from atriz_database.errors import AtrizError
 from atriz_database.migrations import dialect
-from atriz_database.migrations.batch import Batch, Statement
+from atriz_database.migrations.batch import Batch, Sent, Statement, Transaction
 from atriz_database.migrations.journal import IN_TRANSACTION, Journal
 from atriz_database.migrations.script import transaction_statement
 from atriz_database.settings import Target
@@ -27,9 +27,8 @@ from atriz_database.settings import Target
 _SETTING = re.compile(r"\b(?:SET|RESET|SET_CONFIG|DISCARD|DEALLOCATE)\b", re.IGNORECASE)
 _ENDS = ("COMMIT", "PREPARE TRANSACTION")
 _CANCEL_SECONDS = 5.0
-# How many revisions go to the server in one string, where each of those before took no longer than this: what the first
-# of them has done is told only with the last.
-_TOGETHER, _QUICK_SECONDS = 8, 0.005
+# How many revisions go to the server in one string at most: what the first of them has done is told with the last.
+_TOGETHER = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,35 +39,6 @@ class Limits:
     """Seconds that a statement waits for a lock: whoever comes after it waits behind it. 0 is without end."""
     statement_timeout: float | None = None
     """Seconds that a statement may take; 0 is without end, `None` what the server says."""
-
-
-_Transaction = tuple[Statement, ...]
-"""A revision's, from BEGIN to COMMIT; without BEGIN where it is under way."""
-
-
-@dataclass(slots=True)
-class _Sent:
-    """Revisions that went to the server in one string."""
-
-    revisions: tuple[_Transaction, ...]
-    batch: Batch
-    answers: list[pq.abc.PGresult] = field(default_factory=list)
-    since: float = field(default_factory=time.perf_counter)
-
-    @property
-    def committed(self) -> list[pq.abc.PGresult]:
-        """The answers to what is committed."""
-        ends = [number for number, each in enumerate(self.answers, 1) if each.command_status == b"COMMIT"]
-        return self.answers[: ends[-1]] if ends else []
-
-    @property
-    def was_quick(self) -> bool:
-        """Whether each of them took so little time that it is no loss to hear of some at once."""
-        return time.perf_counter() - self.since <= _QUICK_SECONDS * len(self.revisions)
-
-    def is_unread(self, error: psycopg.Error) -> bool:
-        """Whether none of them was begun, because of a fault in the text of what may be another."""
-        return len(self.revisions) > 1 and not self.answers and isinstance(error, errors.SyntaxError)
 
 
 class _Cursor(psycopg.Cursor[Any]):
@@ -108,9 +78,9 @@ class Session(psycopg.Connection[Any]):
     """The level that transactions have, as SQLAlchemy writes it."""
     _held: tuple[Statement, ...] = ()
     """Statements of the revision under way that the server has not been sent yet."""
-    _ready: tuple[_Transaction, ...] = ()
+    _ready: tuple[Transaction, ...] = ()
     """Revisions that the server has not been sent yet."""
-    _sent: _Sent | None = None
+    _sent: Sent | None = None
     """Revisions that the server has been sent, and has not answered all of."""
     _together = 1
     """How many revisions may go in the next string."""
@@ -154,6 +124,7 @@ class Session(psycopg.Connection[Any]):
 
         Raise `sqlalchemy.exc.DBAPIError` if one that was held fails, which need not be this one.
         """
+        statement.sql.encode()  # What cannot be sent is an error of this revision, and not of those it goes with.
         self._held = (*self._held, statement)
         if self.pgconn.transaction_status in IN_TRANSACTION or ";" in statement.sql:
             # With a semicolon it may be several, and the one that failed is found by its number.
@@ -182,7 +153,7 @@ class Session(psycopg.Connection[Any]):
         now, later = self._ready[: self._together], self._ready[self._together :]
         self._ready = ()
         self.journal.check_lock()
-        self._sent, self._ready = _Sent(now, self._send(*itertools.chain.from_iterable(now))), later
+        self._sent, self._ready = Sent(now, self._send(*itertools.chain.from_iterable(now))), later
 
     def _hear(self) -> None:
         """Hear the answer to what was sent, and tell of what is committed."""
@@ -197,7 +168,7 @@ class Session(psycopg.Connection[Any]):
         except psycopg.Error as error:
             # By libpq alone: psycopg's own lock may be held by the statement that is to come next.
             self.pgconn.exec_(b"ROLLBACK")
-            if sent.is_unread(error) and not interrupts:
+            if sent.is_unread and self.pgconn.status == pq.ConnStatus.OK and not interrupts:
                 # The server reads a string as a whole first. What stands before the fault is not to suffer for it.
                 self._sent, self._ready, self._together = None, (*sent.revisions, *self._ready), 1
                 return

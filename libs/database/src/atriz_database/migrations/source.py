@@ -61,7 +61,7 @@ def render(package: workspace.Package, ids: Iterable[str]) -> list[Rendered]:
         with explaining(package):
             found = script.get_revision(id_)
         assert found is not None, "an id that was read from the files"
-        revision = Revision(found.revision, tuple(found._all_down_revisions), Path(found.path))
+        revision = Revision(found.revision, tuple(found._all_down_revisions), found.path)
         output = io.StringIO()
         failure = ""
         with EnvironmentContext(config, script, as_sql=True) as environment:

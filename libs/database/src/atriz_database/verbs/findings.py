@@ -106,7 +106,7 @@ def _unsafe(package: Package) -> Iterator[Finding]:
     for rendered in migrations.render(package, read(package).pending(())):
         excused = set(_NOT_OURS) | set(migrations.excuses(rendered.revision))
         done = subprocess.run(
-            [squawk, "--reporter", "json", "--assume-in-transaction", "--stdin-filepath", rendered.revision.path.name],
+            [squawk, "--reporter", "json", "--assume-in-transaction", "--stdin-filepath", rendered.revision.name],
             input=rendered.sql,
             capture_output=True,
             text=True,
