@@ -150,6 +150,22 @@ def test_a_revision_s_time_leaves_out_those_before_it(many: Tree) -> None:
     assert many.rows("left", "SELECT min(seconds) >= 0 FROM atriz.history WHERE id > 2") == [(True,)]
 
 
+def test_a_question_is_answered_when_all_before_it_is_committed(many: Tree) -> None:
+    """So that code which does something elsewhere can know that what it stands on is there; as the guide says."""
+    seen = many.root / "seen"
+    body = f"""op.get_bind().exec_driver_sql("SELECT 1")
+    import psycopg
+    with psycopg.connect(op.get_bind().connection.driver_connection.info.dsn) as other:
+        rows = other.execute("SELECT count(*) FROM atriz.history").fetchone()
+    __import__("pathlib").Path({str(seen)!r}).write_text(str(rows[0]))
+    {create_index(_MIDDLE)}"""
+    many.revise("left", _MIDDLE, body=body)
+    done = many.atriz("migrate", "left")
+    assert done.returncode == 0, done.stderr
+    assert seen.read_text() == str(_MIDDLE - 1)
+    assert applied(many) == list(range(1, 31))
+
+
 def test_nothing_more_is_sent_once_the_lock_is_gone(many: Tree) -> None:
     """The revisions that were ready stay pending, and the first of them is named."""
     many.revise("left", _MIDDLE, body=waits(_MIDDLE))
