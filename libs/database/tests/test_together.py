@@ -123,8 +123,8 @@ def test_a_signal_that_comes_while_a_revision_is_sent_ends_what_the_server_is_at
     body = """
     import os, signal
     journal = op.get_bind().connection.driver_connection.journal
-    is_ready = journal.is_ready
-    journal.is_ready = lambda: (is_ready(), os.kill(os.getpid(), signal.SIGTERM))"""
+    set_apart = journal.set_apart
+    journal.set_apart = lambda: (set_apart(), os.kill(os.getpid(), signal.SIGTERM))"""
     many.revise("left", _MIDDLE + 1, body=f"{create_index(_MIDDLE + 1)}{body}")
     with holding(many, "LOCK TABLE left_2 IN ACCESS SHARE MODE"):
         done = many.atriz("migrate", "left", "--lock-timeout", "0")

@@ -302,7 +302,7 @@ class Journal:
         rows, self._rows = self._rows, []
         return rows
 
-    def is_ready(self) -> None:
+    def set_apart(self) -> None:
         """Keep a revision that only the server has to do with now apart from the one that comes next."""
         self._committing.append((self.current, self.is_whole, self._uncommitted))
         self._uncommitted = []

@@ -104,7 +104,7 @@ class Session(psycopg.Connection[Any]):
         with interrupt.blocked():
             if rows := self.journal.take_rows():
                 self._ready = (*self._ready, (*self._take_held(), *map(Statement, rows), Statement("COMMIT")))
-                self.journal.is_ready()
+                self.journal.set_apart()
             else:
                 super().commit()
                 self.journal.committed()
