@@ -174,6 +174,21 @@ def test_drop_names_who_is_connected_and_ends_them_only_when_told(set_up: Tree) 
     assert not set_up.exists("left")
 
 
+def test_drop_waits_a_moment_for_those_who_are_leaving(set_up: Tree) -> None:
+    """Whoever closes a connection just when somebody looks for others is no reason to refuse."""
+    looking = """
+        SELECT count(*) > 0 FROM pg_stat_activity
+        WHERE application_name LIKE 'atriz drop%' AND query LIKE '%usesysid%'
+    """
+    with psycopg.connect(**dict(set_up.target("left").url.parameters)):
+        process = set_up.start("drop", "left", "--yes")
+        set_up.wait_until("core", looking, process)
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    assert "dropped" in output
+    assert not set_up.exists("left")
+
+
 def test_reset_leaves_a_new_seeded_database(set_up: Tree) -> None:
     """What was added by hand is gone, what the seeds give is there; the others are not touched."""
     with set_up.connect("left") as connection:

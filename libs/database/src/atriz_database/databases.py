@@ -21,6 +21,8 @@ from atriz_database.url import DatabaseURL
 OLDEST_VERSION = 12
 _MAINTENANCE = ("postgres", "template1")
 _POLL_SECONDS = 0.2
+# Whoever has closed a connection is shown until the server's process for it has ended, which a busy machine delays.
+_LEAVING_SECONDS, _LEAVING_POLL_SECONDS = 1.0, 0.05
 # What is left of a database whose DROP was cut off: PostgreSQL lets nobody in, and only takes another DROP.
 _INVALID = "SELECT FROM pg_database WHERE datname = %s AND datconnlimit = -2"
 
@@ -159,13 +161,17 @@ def drop(
     :param force_connections: whether to end the connections that others have to it.
     :param ending: gets those connections before they are ended.
 
-    Raise what :func:`connect` raises, and `ServerError` if others are connected, who are named, or the role may not.
+    Raise what :func:`connect` raises, and `ServerError` if others stay connected, who are named, or the role may not.
     """
     with maintenance(target, purpose="drop", wait=wait) as connection:
         query = "SELECT FROM pg_database WHERE datname = %s"
         if connection.execute(query, [target.database]).fetchone() is None:
             return False
         visitors = _visitors(connection, target.database)
+        deadline = time.monotonic() + _LEAVING_SECONDS
+        while visitors and not force_connections and time.monotonic() < deadline:
+            time.sleep(_LEAVING_POLL_SECONDS)
+            visitors = _visitors(connection, target.database)
         if visitors and not force_connections:
             raise ServerError(
                 f"{target.database} is in use by {'; '.join(map(str, visitors))}. Let them end, or end them with "
