@@ -10,7 +10,7 @@ from tree import Tree
 
 from atriz_database import lock
 
-_QUICK = range(3, 31)
+_QUICK = range(3, 51)
 """Numbers of revisions that the server takes longer for than the client: some of them go in one string."""
 _MIDDLE = 20
 _REVISIONS = "SELECT revision FROM atriz.history ORDER BY id"
@@ -33,7 +33,7 @@ def waits(number: int) -> str:
 
 @pytest.fixture
 def many(fleet: Tree) -> Tree:
-    """Return a fleet whose package left has 28 revisions pending, all of them quick."""
+    """Return a fleet whose package left has 48 revisions pending, all of them quick."""
     fleet.at_head()
     fleet.rows("left", "INSERT INTO left_1 SELECT generate_series(1, 5000) RETURNING 1")
     for number in _QUICK:
@@ -81,7 +81,7 @@ def test_what_stands_before_a_failure_is_applied_and_what_stands_behind_it_is_no
     assert f"{_MIDDLE - 3} applied, {len(_QUICK) - _MIDDLE + 3} pending" in " ".join(done.stderr.split())
     many.revise("left", _MIDDLE, body=create_index(_MIDDLE))
     assert many.atriz("migrate", "left").returncode == 0
-    assert applied(many) == list(range(1, 31))
+    assert applied(many) == list(range(1, _QUICK.stop))
 
 
 @pytest.mark.parametrize("number", [_QUICK[0], _MIDDLE], ids=["the first", "in a string"])
@@ -99,7 +99,7 @@ def test_one_that_does_not_get_its_lock_is_tried_again_and_nothing_twice(many: T
         output, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     assert f"{number:04}_left{number:04} did not get a lock within 0.2 s" in line
-    assert applied(many) == list(range(1, 31))
+    assert applied(many) == list(range(1, _QUICK.stop))
     assert told("".join(before) + output) == list(_QUICK)
 
 
@@ -163,7 +163,7 @@ def test_a_question_is_answered_when_all_before_it_is_committed(many: Tree) -> N
     done = many.atriz("migrate", "left")
     assert done.returncode == 0, done.stderr
     assert seen.read_text() == str(_MIDDLE - 1)
-    assert applied(many) == list(range(1, 31))
+    assert applied(many) == list(range(1, _QUICK.stop))
 
 
 def test_nothing_more_is_sent_once_the_lock_is_gone(many: Tree) -> None:
@@ -180,9 +180,9 @@ def test_nothing_more_is_sent_once_the_lock_is_gone(many: Tree) -> None:
     assert "held the database's lock was ended" in errors
     done = applied(many)
     # The string that was under way was whole.
-    assert _MIDDLE <= done[-1] < 30
+    assert _MIDDLE <= done[-1] < _QUICK[-1]
     assert told(output) == done[2:]
     with lock.held(many.target("left"), wait=5):
         pass
     assert many.atriz("migrate", "left").returncode == 0
-    assert applied(many) == list(range(1, 31))
+    assert applied(many) == list(range(1, _QUICK.stop))
