@@ -6,14 +6,7 @@ import signal
 
 import pytest
 from blocker import WAITING, holding
-from tree import Tree
-
-_ADD = "op.add_column('{0}', __import__('sqlalchemy').Column('{1}', __import__('sqlalchemy').Text()))"
-
-
-def add_column(table: str, column: str) -> str:
-    """Return a line of a revision that adds a column by Alembic's operation."""
-    return _ADD.format(table, column)
+from tree import Tree, add_column
 
 
 def history(tree: Tree) -> list[tuple[str, float]]:

@@ -162,6 +162,11 @@ def _digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def add_column(table: str, column: str) -> str:
+    """Return a line of a revision that adds a column by Alembic's operation."""
+    return f"op.add_column('{table}', __import__('sqlalchemy').Column('{column}', __import__('sqlalchemy').Text()))"
+
+
 @dataclass
 class Tree:
     """A small repository: packages/core, and apps that depend on it."""
