@@ -168,16 +168,17 @@ def drop(
         if connection.execute(query, [target.database]).fetchone() is None:
             return False
         visitors = _visitors(connection, target.database)
-        deadline = time.monotonic() + _LEAVING_SECONDS
-        while visitors and not force_connections and time.monotonic() < deadline:
-            time.sleep(_LEAVING_POLL_SECONDS)
-            visitors = _visitors(connection, target.database)
-        if visitors and not force_connections:
-            raise ServerError(
-                f"{target.database} is in use by {'; '.join(map(str, visitors))}. Let them end, or end them with "
-                "--force-connections."
-            )
-        if visitors:
+        if not force_connections:
+            deadline = time.monotonic() + _LEAVING_SECONDS
+            while visitors and time.monotonic() < deadline:
+                time.sleep(_LEAVING_POLL_SECONDS)
+                visitors = _visitors(connection, target.database)
+            if visitors:
+                raise ServerError(
+                    f"{target.database} is in use by {'; '.join(map(str, visitors))}. Let them end, or end them with "
+                    "--force-connections."
+                )
+        elif visitors:
             ending(visitors)
         force = sql.SQL("")
         if force_connections and connection.info.server_version >= 130000:
