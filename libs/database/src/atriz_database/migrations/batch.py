@@ -75,6 +75,8 @@ class Sent:
     batch: Batch
     answers: list[PGresult] = field(default_factory=list)
     since: float = field(default_factory=time.perf_counter)
+    is_unwanted: bool = False
+    """Whether the run was interrupted since: the server is to end what it has not done, which nobody sends again."""
 
     @property
     def committed(self) -> list[PGresult]:
@@ -90,7 +92,7 @@ class Sent:
     @property
     def is_unread(self) -> bool:
         """Whether none of them was begun, where the server refused the string: the fault may be of any one's text."""
-        return len(self.revisions) > 1 and not self.answers
+        return len(self.revisions) > 1 and not self.answers and not self.is_unwanted
 
 
 def place_in(file: str) -> str:

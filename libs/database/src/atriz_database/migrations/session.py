@@ -163,12 +163,12 @@ class Session(psycopg.Connection[Any]):
         interrupts: list[KeyboardInterrupt] = []
         try:
             if not self._is_answered():
-                super().wait(self._answering(interrupts))
+                super().wait(self._answering(sent, interrupts))
             _refuse_failure(sent.answers)
         except psycopg.Error as error:
             # By libpq alone: psycopg's own lock may be held by the statement that is to come next.
             self.pgconn.exec_(b"ROLLBACK")
-            if sent.is_unread and self.pgconn.status == pq.ConnStatus.OK and not interrupts:
+            if sent.is_unread and self.pgconn.status == pq.ConnStatus.OK:
                 # The server reads a string as a whole first. What stands before the fault is not to suffer for it.
                 self._sent, self._ready, self._together = None, (*sent.revisions, *self._ready), 1
                 return
@@ -201,13 +201,18 @@ class Session(psycopg.Connection[Any]):
             self._sent.answers.append(answer)
         return False
 
-    def _answering(self, interrupts: list[KeyboardInterrupt]) -> Generator[waiting.Wait, waiting.Ready | int, None]:
+    def _answering(
+        self, sent: Sent, interrupts: list[KeyboardInterrupt]
+    ) -> Generator[waiting.Wait, waiting.Ready | int, None]:
         """Have psycopg wait for the answers to what was sent.
 
-        Each time it has waited in vain a signal may come in. It has the server end what it is at, and is added to
-        `interrupts`.
+        Each time it has waited in vain a signal may come in. It is added to `interrupts`, and the server is to end what
+        it is at.
         """
         while not self._is_answered():
+            if sent.is_unwanted:
+                # Again, because what was sent may only be on its way when it is cancelled, and nothing comes of that.
+                self._cancel()
             ready = yield waiting.WAIT_RW if self.pgconn.flush() else waiting.WAIT_R
             if not ready:
                 try:
@@ -215,7 +220,7 @@ class Session(psycopg.Connection[Any]):
                         pass
                 except KeyboardInterrupt as error:
                     interrupts.append(error)
-                    self._cancel()
+                    sent.is_unwanted = True
 
     def wait(self, *args: Any, **kwargs: Any) -> Any:
         """Go on with something that psycopg asks of the server, whatever it is."""
@@ -231,7 +236,7 @@ class Session(psycopg.Connection[Any]):
             # Nobody waits for the revisions before either; what is committed all the same is told.
             self._ready = ()
             if self._sent:
-                self._cancel()
+                self._sent.is_unwanted = True
         # Where one of those was not committed there is nothing else to roll back; the journal knows.
         with contextlib.suppress(AtrizError):
             self.settle()
@@ -268,7 +273,7 @@ class Session(psycopg.Connection[Any]):
         self._held, self._ready = (), ()
         with interrupt.blocked():
             if self._sent:
-                self._cancel()
+                self._sent.is_unwanted = True
             with contextlib.suppress(AtrizError):
                 self.settle()
         super().close()
