@@ -8,10 +8,11 @@ from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
-from tree import Tree
+from tree import Tree, add_column
 
 from atriz_database import catalog, databases, drift, model, revisions
 from atriz_database.errors import MigrationError, ServerError
+from atriz_database.migrations import batch
 from atriz_database.scratch import _NAME, _PREFIX, scratch
 from atriz_database.settings import Target
 from atriz_database.url import DatabaseURL
@@ -166,6 +167,18 @@ def test_finds_the_revision_that_a_database_matches(tree: Tree) -> None:
     match = drift.matching(target, revisions.read(tree.folders["core"] / "migrations" / "versions"))
     assert match == drift.Match(("core0002",), "core0002", ())
     assert tree.rows("core", "SELECT to_regclass('alembic_version'), to_regclass('atriz.history')") == [(None, None)]
+
+
+def test_each_revision_is_compared_before_the_next_begins(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However quick they are, which go to the server several in one string where nothing is to happen between them."""
+    target = of_core(tree, 1)
+    for number in range(2, 41):
+        tree.revise("core", number, body=add_column("core_1", f"c{number}"))
+    columns = ", ".join(f"ADD c{number} text" for number in range(2, 31))
+    run(target, f"CREATE TABLE core_1 (id int); ALTER TABLE core_1 {columns}")
+    monkeypatch.setattr(batch, "_QUICK_SECONDS", 60.0)
+    match = drift.matching(target, revisions.read(tree.folders["core"] / "migrations" / "versions"))
+    assert match == drift.Match(("core0030",), "core0030", ())
 
 
 def test_a_revision_that_changes_only_data_matches_as_well(tree: Tree) -> None:

@@ -7,6 +7,7 @@ writes the expressions on both sides.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import psycopg
@@ -70,11 +71,11 @@ def matching(target: Target, files: Revisions) -> Match:
     """Return which revisions of the package's history the database corresponds to, grants and partitions aside.
 
     The whole history is run in a scratch database, and the catalogs compared after each revision. Of branches side by
-    side none is compared before they are merged. One call per process at a time, as :func:`migrations.upgrade`.
+    side none is compared before they are merged. One call per process at a time, as :func:`migrations.step_through`.
 
     :param files: the package's history.
 
-    Raise what :func:`migrations.upgrade` and :func:`scratch` raise.
+    Raise what :func:`migrations.step_through` and :func:`scratch` raise.
     """
     from atriz_database import migrations
 
@@ -85,18 +86,21 @@ def matching(target: Target, files: Revisions) -> Match:
     done: set[str] = set()
     with scratch(target) as empty, databases.connect(empty, purpose="stamp") as looking:
 
-        def compare(applied: migrations.Applied) -> None:
+        def steps() -> Iterator[tuple[str, bool]]:
             nonlocal nearest
-            done.add(applied.revision)
-            if done != files.ancestors([applied.revision]):
-                return
-            differences = catalog.compare(catalog.read(looking, target.package.schemas), found, _OF_REVISIONS)
-            if not differences:
-                equal.append(applied.revision)
-            if nearest is None or len(differences) <= len(nearest[1]):
-                nearest = applied.revision, differences
+            for id_ in files.pending(()):
+                yield id_, True
+                # Of this revision and no later one: the next is not begun before it is asked for.
+                done.add(id_)
+                if done != files.ancestors([id_]):
+                    continue
+                differences = catalog.compare(catalog.read(looking, target.package.schemas), found, _OF_REVISIONS)
+                if not differences:
+                    equal.append(id_)
+                if nearest is None or len(differences) <= len(nearest[1]):
+                    nearest = id_, differences
 
-        migrations.upgrade(migrations.Run(empty, applied=compare))
+        migrations.step_through(migrations.Run(empty), steps())
     return Match(tuple(equal), *((nearest[0], tuple(nearest[1])) if nearest else (None, ())))
 
 
