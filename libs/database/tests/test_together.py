@@ -193,3 +193,23 @@ def test_nothing_more_is_sent_once_the_lock_is_gone(many: Tree) -> None:
         pass
     assert many.atriz("migrate", "left").returncode == 0
     assert applied(many) == list(range(1, _QUICK.stop))
+
+
+@pytest.mark.parametrize("number", [_QUICK[0], _MIDDLE], ids=["the first", "behind a string"])
+@pytest.mark.parametrize("then", [create_index(0), "op.get_bind().exec_driver_sql('SELECT 1')"], ids=["held", "asked"])
+def test_a_connection_that_breaks_is_one_message_and_the_next_run_finishes(many: Tree, number: int, then: str) -> None:
+    """As when the server is killed: found by whoever comes to it first, while strings are under way or with none."""
+    body = f"""import os, socket
+    dead, other = socket.socketpair()
+    other.close()
+    os.dup2(dead.fileno(), op.get_bind().connection.driver_connection.pgconn.socket)
+    {then}"""
+    path = many.revise("left", number, body=body)
+    done = many.atriz("migrate", "left")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "server closed the connection unexpectedly" in done.stderr
+    assert f"{path.parent}/00" in done.stderr
+    many.revise("left", number, body=create_index(number))
+    assert many.atriz("migrate", "left").returncode == 0
+    assert applied(many) == list(range(1, _QUICK.stop))

@@ -166,8 +166,10 @@ class Session(psycopg.Connection[Any]):
                 super().wait(self._answering(sent, interrupts))
             _refuse_failure(sent.answers)
         except psycopg.Error as error:
-            # By libpq alone: psycopg's own lock may be held by the statement that is to come next.
-            self.pgconn.exec_(b"ROLLBACK")
+            # By libpq alone: psycopg's own lock may be held by the statement that is to come next. With the connection
+            # gone there is nothing to roll back.
+            with contextlib.suppress(psycopg.Error):
+                self.pgconn.exec_(b"ROLLBACK")
             if sent.is_unread and self.pgconn.status == pq.ConnStatus.OK:
                 # The server reads a string as a whole first. What stands before the fault is not to suffer for it.
                 self._sent, self._ready, self._together = None, (*sent.revisions, *self._ready), 1
