@@ -180,6 +180,7 @@ def _tests_session(name: str, folder: Path) -> None:
             *("--quiet", "--compile-bytecode", "--constraint", str(LOCK)),
             *("-e", str(folder), "--group", f"{folder / 'pyproject.toml'}:test"),
         )
+        session.env.update(_server_in_memory())
         session.run("python", "-m", "pytest", str(folder / "tests"), "-m", QUICK, *session.posargs)
 
     run.__doc__ = f"Run the tests of {name} in an environment of its own, with what it declares and no more."

@@ -22,6 +22,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from sqlalchemy import BigInteger, Column, DateTime, Double, MetaData, Table, Text, Uuid, create_engine, insert, text
 from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
 
 from atriz_database import AsyncDatabase, Database
 
@@ -139,6 +140,19 @@ def _sqlalchemy(url: str) -> Iterator[Work]:
 
 
 @contextmanager
+def _sqlalchemy_on_psycopg_pool(url: str) -> Iterator[Work]:
+    with ConnectionPool(url, min_size=POOL_SIZE, max_size=POOL_SIZE, open=True, close_returns=True) as pool:
+        pool.wait()
+        engine = create_engine("postgresql+psycopg://", creator=pool.getconn, poolclass=NullPool)
+
+        def work() -> None:
+            with engine.begin() as connection:
+                connection.execute(_ONE).all()
+
+        yield work
+
+
+@contextmanager
 def _transaction(url: str) -> Iterator[Work]:
     with Database(url, pool_size=POOL_SIZE) as database:
 
@@ -173,6 +187,7 @@ _TRANSACTIONS = {
     "psycopg": _psycopg,
     "psycopg_pool": _psycopg_pool,
     "SQLAlchemy engine.begin()": _sqlalchemy,
+    "SQLAlchemy on psycopg_pool": _sqlalchemy_on_psycopg_pool,
     "atriz transaction()": _transaction,
     "atriz transaction(), query() in it": _text,
     "atriz query()": _query,
@@ -212,6 +227,21 @@ class _AsyncEngine:
         await self._engine.dispose()
 
 
+class _AsyncEngineOnPool(_AsyncEngine):
+    def __init__(self, url: str) -> None:
+        self._pool = AsyncConnectionPool(url, min_size=POOL_SIZE, max_size=POOL_SIZE, open=False, close_returns=True)
+        self._engine = create_async_engine(
+            "postgresql+psycopg://", async_creator=self._pool.getconn, poolclass=NullPool
+        )
+
+    async def __aenter__(self) -> AsyncWork:
+        await self._pool.open(wait=True)
+        return self._work
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self._pool.close()
+
+
 class _AsyncTransaction:
     def __init__(self, url: str) -> None:
         self._database = AsyncDatabase(url, pool_size=POOL_SIZE)
@@ -242,6 +272,7 @@ class _AsyncQuery(_AsyncTransaction):
 _TASKS = {
     "psycopg_pool": _AsyncPool,
     "SQLAlchemy engine.begin()": _AsyncEngine,
+    "SQLAlchemy on psycopg_pool": _AsyncEngineOnPool,
     "atriz transaction()": _AsyncTransaction,
     "atriz transaction(), query() in it": _AsyncText,
     "atriz query()": _AsyncQuery,

@@ -150,16 +150,20 @@ def _copy_marks(entries: dict[str, Entry]) -> list[Mark]:
 
 
 def _pool_marks(entries: dict[str, Entry]) -> list[Mark]:
-    floor = entries["floor A: psycopg_pool"]
-    return [
+    floor, under_sqlalchemy = entries["floor A: psycopg_pool"], entries["SQLAlchemy on psycopg_pool"]
+    marks = [
         Mark(f"{label}: at most 1/0.9 x psycopg_pool", 1 / 0.9, ratio(entries[f"atriz {label}"], floor))
         for label in ("transaction()", "transaction(), query() in it", "query()")
     ]
+    # The same statement by the same library on either pool.
+    mine = ratio(entries["atriz transaction()"], under_sqlalchemy)
+    return [*marks, Mark("transaction(): at most 1/0.9 x SQLAlchemy on psycopg_pool", 1 / 0.9, mine)]
 
 
 _POOLS = {
     "floor A: psycopg_pool": "psycopg_pool",
     "floor B: SQLAlchemy engine.begin()": "SQLAlchemy engine.begin()",
+    "SQLAlchemy on psycopg_pool": "SQLAlchemy on psycopg_pool",
     "atriz transaction()": "atriz transaction()",
     "atriz transaction(), query() in it": "atriz transaction(), query() in it",
     "atriz query()": "atriz query()",
