@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.case import Case, ratio
-from benchmarks.cluster import Cluster, file_system
+from benchmarks.cluster import Cluster, file_system, lacks_journal
 from benchmarks.measure import Entry
 
 _MEGABYTE = 2**20
@@ -28,12 +28,19 @@ def machine(cluster: Cluster) -> dict[str, str]:
     load = os.getloadavg()[0]
     return {
         "machine": f"{os.cpu_count()} cores ({_processor()}), {platform.system()} {platform.release()}",
-        "disk": f"{file_system(cluster.folder)}; a commit of one row takes {1000 * cluster.commit_seconds():.2f} ms",
+        "disk": f"{_disk(cluster.folder)}; a commit of one row takes {1000 * cluster.commit_seconds():.2f} ms",
         "folder": str(cluster.folder),
         "python": f"{platform.python_version()}; some plain code takes {1000 * _plain_seconds():.0f} ms",
         "postgresql": ", ".join(f"{name} {value}" for name, value in settings.items()),
         "load": f"{load:.2f} at the beginning, by whatever else runs here",
     }
+
+
+def _disk(folder: Path) -> str:
+    kind = file_system(folder)
+    if not lacks_journal(folder):
+        return kind
+    return f"{kind} without a journal, where dropped databases slow new ones down (TMPDIR=FOLDER measures elsewhere)"
 
 
 def _plain_seconds() -> float:
