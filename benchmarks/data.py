@@ -150,14 +150,11 @@ def _copy_marks(entries: dict[str, Entry]) -> list[Mark]:
 
 
 def _pool_marks(entries: dict[str, Entry]) -> list[Mark]:
-    floor, under_sqlalchemy = entries["floor A: psycopg_pool"], entries["SQLAlchemy on psycopg_pool"]
-    marks = [
+    floor = entries["floor A: psycopg_pool"]
+    return [
         Mark(f"{label}: at most 1/0.9 x psycopg_pool", 1 / 0.9, ratio(entries[f"atriz {label}"], floor))
         for label in ("transaction()", "transaction(), query() in it", "query()")
     ]
-    # The same statement by the same library on either pool.
-    mine = ratio(entries["atriz transaction()"], under_sqlalchemy)
-    return [*marks, Mark("transaction(): at most 1/0.9 x SQLAlchemy on psycopg_pool", 1 / 0.9, mine)]
 
 
 _POOLS = {
