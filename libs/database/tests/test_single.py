@@ -239,3 +239,39 @@ def test_a_statement_may_be_run_while_another_ones_answer_is_read(both: tuple[Da
         driver: Any = connection.connection.driver_connection
         driver.adapters.register_loader("int4", Asking)
         assert db.query("SELECT 2::int4 AS a, 'b' AS b UNION ALL SELECT 3, 'c' ORDER BY 1") == [(42, "b"), (43, "c")]
+
+
+@pytest.mark.parametrize(
+    ("setting", "statement", "expected"),
+    [
+        ("timezone = 'Asia/Tokyo'", "SELECT '2026-01-01 00:00+00'::timestamptz", "+09:00"),
+        ("datestyle = 'SQL, DMY'", "SELECT '2026-03-04'::date", "2026-03-04"),
+        ("client_encoding = 'latin1'", "SELECT CAST(:word AS text)", "\u00e4"),
+    ],
+)
+def test_a_setting_holds_for_its_transaction_alone(
+    empty: DatabaseURL, setting: str, statement: str, expected: str
+) -> None:
+    """Values are read and written as the connection has it now, though the same statement came before."""
+    given = {"word": "\u00e4"} if ":word" in statement else {}
+    with Database(empty, pool_size=1) as db:
+        before = db.query(statement, **given)
+        with db.transaction():
+            db.execute(f"SET LOCAL {setting}")
+            if "DMY" not in setting:  # psycopg reads no other dates.
+                assert expected in str(db.query(statement, **given)[0][0])
+            else:
+                db.query("SELECT 1")
+        assert db.query(statement, **given) == before
+
+
+def test_types_that_are_registered_count_for_the_next_statement(empty: DatabaseURL) -> None:
+    """Also where a statement was under way when they were."""
+    with Database(empty, pool_size=1) as db, db.transaction() as connection:
+        raw: Any = connection.connection.driver_connection
+        assert db.query("SELECT 1") == [(1,)]
+        cursor = raw.take_cursor()
+        raw.adapters.register_loader("int4", TextLoader)
+        cursor.execute("SELECT 1")
+        raw.give_cursor(cursor)
+        assert db.query("SELECT 1") == [("1",)]

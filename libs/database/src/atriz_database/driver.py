@@ -36,6 +36,8 @@ class Connection(psycopg.Connection[Any]):
     answered = 0.0
     """When the server last answered in libpq's way, by `time.monotonic`."""
     _kept: psycopg.Cursor[Any] | None = None
+    _asked = 0
+    """How often somebody has asked for the adapters."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -45,22 +47,31 @@ class Connection(psycopg.Connection[Any]):
     def adapters(self) -> AdaptersMap:
         """How types are read and written. Whoever asks may change it, and a cursor that is there would not hear."""
         self._kept = None
+        self._asked += 1
         return super().adapters
 
     def take_cursor(self) -> psycopg.Cursor[Any]:
         """Return a cursor for one statement: the one that was given back last, if nobody has it.
 
-        To make one takes longer than to begin SQLAlchemy's transaction, and where it is given the same statement again
-        it still knows how to read the answer.
+        To make one takes longer than to begin SQLAlchemy's transaction.
         """
         cursor, self._kept = self._kept, None
-        return cursor or self.cursor()
+        if cursor is None or cursor.row_factory is not self.row_factory:
+            cursor = self.cursor()
+            if isinstance(cursor, Cursor):
+                cursor.made = self._asked
+        return cursor
 
     def give_cursor(self, cursor: psycopg.Cursor[Any]) -> None:
-        """Take a cursor back that has done its work, and have it forget the statement's parameters and answer."""
-        cursor._reset()
-        cursor._tx.set_pgresult(None)
-        self._kept = cursor
+        """Take a cursor back that has done its work, and have it forget the statement, its parameters and its answer.
+
+        How it reads and writes values as well: the time zone, the form of dates or the encoding may be others by then.
+        """
+        if isinstance(cursor, Cursor) and cursor.made == self._asked:
+            cursor._reset()
+            cursor._tx.set_pgresult(None)
+            cursor._last_query = None
+            self._kept = cursor
 
     def close(self) -> None:
         """Close the connection; without a cursor of its own it is freed with the last reference."""
@@ -111,6 +122,9 @@ class Connection(psycopg.Connection[Any]):
 
 class Cursor(psycopg.Cursor[Any]):
     """A cursor of such a connection."""
+
+    made = 0
+    """How often the adapters had been asked for when it was made: since then somebody may have changed them."""
 
     def _maybe_prepare_gen(
         self, pgq: PostgresQuery, *, prepare: bool | None = None, binary: bool | None = None
