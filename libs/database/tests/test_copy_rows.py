@@ -142,30 +142,26 @@ moments = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30))  # noqa: DTZ00
 documents = st.recursive(
     st.booleans() | st.integers(-(2**50), 2**50) | words, lambda inner: st.lists(inner) | st.dictionaries(words, inner)
 )
-plain_rows = st.tuples(
-    *(
-        st.none() | each
-        for each in (
-            st.integers(-(2**31), 2**31 - 1),
-            st.integers(-(2**63), 2**63 - 1),
-            st.floats(allow_nan=False) | st.integers(-(2**52), 2**52),
-            st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**30), max_value=10**30, places=6)
-            | st.integers(-(10**20), 10**20)
-            | st.floats(-1e9, 1e9, allow_nan=False).map(lambda value: round(value, 3)),
-            st.booleans(),
-            words,
-            st.binary(),
-            st.uuids(),
-            st.dates(),
-            moments,
-            st.builds(lambda at, zone: at.replace(tzinfo=zone), moments, st.sampled_from([UTC, UTC_PLUS_5])),
-            st.timedeltas(timedelta(days=-99999), timedelta(days=99999)),
-            documents,
-            documents,
-            words,
-        )
-    )
+values = (
+    st.integers(-(2**31), 2**31 - 1),
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(allow_nan=False) | st.integers(-(2**52), 2**52),
+    st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**30), max_value=10**30, places=6)
+    | st.integers(-(10**20), 10**20)
+    | st.floats(-1e9, 1e9, allow_nan=False).map(lambda value: round(value, 3)),
+    st.booleans(),
+    words,
+    st.binary(),
+    st.uuids(),
+    st.dates(),
+    moments,
+    st.builds(lambda at, zone: at.replace(tzinfo=zone), moments, st.sampled_from([UTC, UTC_PLUS_5])),
+    st.timedeltas(timedelta(days=-99999), timedelta(days=99999)),
+    documents,
+    documents,
+    words,
 )
+plain_rows = st.tuples(*(st.none() | each for each in values))
 
 
 @settings(
@@ -175,6 +171,37 @@ plain_rows = st.tuples(
 def test_copied_rows_are_inserted_rows(db: Database, rows: list[tuple[Any, ...]]) -> None:
     """For any values, those that make binary give way to text in the middle among them."""
     assert by_copy(db, PLAIN, rows) == by_insert(db, PLAIN, rows)
+
+
+def test_rows_may_be_one_object_that_changes(db: Database) -> None:
+    """A list, a mapping, a buffer or a document that the caller uses again for each row is read before it changes."""
+    numbers = Table("numbers", MetaData(), Column("id", Integer), Column("words", Text))
+    files = Table("files", MetaData(), Column("id", Integer), Column("raw", LargeBinary))
+    papers = Table("papers", MetaData(), Column("id", Integer), Column("paper", JSONB))
+
+    def of_one(row: Any, *places: Any) -> Iterator[Any]:
+        for number in range(250):
+            for place in places:
+                row[place] = number if not isinstance(row[place], str) else str(number)
+            yield row
+
+    def with_one(value: Any, place: Any) -> Iterator[Any]:
+        for number in range(250):
+            value[place] = number
+            yield number, value
+
+    cases: list[tuple[Table, Iterator[Any], Callable[[int], object]]] = [
+        (numbers, of_one([0, "0"], 0, 1), str),
+        (numbers, of_one({"id": 0, "words": "0"}, "id", "words"), str),
+        (files, with_one(bytearray(1), 0), lambda number: bytes([number])),
+        (papers, with_one({}, "page"), lambda number: {"page": number}),
+        (numbers, with_one([0], 0), lambda number: f"{{{number}}}"),
+    ]
+    for table, rows, expected in cases:
+        table.create(db.engine)
+        assert db.copy_rows(table, rows) == 250
+        assert stored(db, table) == [(number, expected(number)) for number in range(250)]
+        table.drop(db.engine)
 
 
 def test_types_that_go_as_text_are_stored_as_by_insert(db: Database) -> None:
@@ -404,6 +431,16 @@ def test_row_of_another_kind_is_not_taken_apart(db: Database, row: object) -> No
     with pytest.raises(TypeError, match="the first row is a tuple, and this one a"):
         db.copy_rows(table, [("x", "y"), row])
     assert db.copy_rows(table, [("x", "y"), ["x", "y"], db.query("SELECT 'x' AS a, 'y' AS b")[0]]) == 3
+
+
+@pytest.mark.parametrize("rows", [[(1, "a", 2)], [(1, "a"), (2, "b", 3)], [(1, "a"), (2,)]])
+def test_tuple_of_another_length_is_refused_in_the_servers_words(db: Database, rows: list[object]) -> None:
+    """Among others as well as alone: nothing is cut off, and nothing is NULL that nobody gave."""
+    table = Table("pairs", MetaData(), Column("a", Integer), Column("b", Text))
+    table.create(db.engine)
+    with pytest.raises(DBAPIError, match=r"(extra data after last expected|missing data for) column"):
+        db.copy_rows(table, rows)
+    assert stored(db, table) == []
 
 
 def test_rows_that_use_the_connection_they_are_sent_on_are_refused(db: Database) -> None:
