@@ -31,9 +31,9 @@ PID = "SELECT pg_backend_pid()"
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Have the connections wait here, or as where psycopg's private names or the system are others than today's."""
     if request.param == "psycopg's":
-        monkeypatch.setattr(adapter, "_GENERATORS", ("_renamed",))
+        monkeypatch.setattr(adapter, "_OF_CONNECTIONS", ("_renamed",))
     if request.param == "psycopg's cursors":
-        monkeypatch.setattr(adapter, "_OF_CURSORS", "_renamed")
+        monkeypatch.setattr(adapter, "_OF_CURSORS", ("_renamed",))
     if request.param == "no epoll":
         monkeypatch.delattr(select, "epoll", raising=False)  # asyncio has it already
     if request.param == "no room":

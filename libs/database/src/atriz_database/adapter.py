@@ -1,27 +1,88 @@
 """SQLAlchemy's adapter of psycopg's asynchronous connection, whose round trips are waited for in the greenlet itself.
 
 SQLAlchemy's own hands each of them to the event loop as a coroutine, and psycopg has the loop's selector learn and
-forget the socket for it: see ``tasks.py``.
+forget the socket for it: see ``tasks.py``. And there is one round trip less in a transaction: BEGIN goes to the server
+together with the first statement.
 """
 
 from __future__ import annotations
 
 import select
 from collections import deque
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import psycopg
+from psycopg import errors
+from psycopg._preparing import Prepare
 from psycopg.abc import PQGen
-from psycopg.pq import ExecStatus, TransactionStatus
-from psycopg.waiting import READY_R, WAIT_R, Ready, Wait
+from psycopg.adapt import Transformer
+from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
+from psycopg.pq.abc import PGconn, PGresult
+from psycopg.waiting import READY_R, WAIT_R, WAIT_RW, Ready, Wait
 from sqlalchemy.dialects.postgresql.psycopg import AsyncAdapt_psycopg_connection, AsyncAdapt_psycopg_cursor
 from sqlalchemy.util import await_
 
 from atriz_database import tasks
 
 # Private names of psycopg: where a release renames one, all goes its own way.
-_GENERATORS = ("_commit_gen", "_rollback_gen", "_set_autocommit_gen")
-_OF_CURSORS = "_execute_gen"
+_OF_CONNECTIONS = (
+    *("_commit_gen", "_rollback_gen", "_set_autocommit_gen"),
+    *("_get_tx_start_command", "_autocommit", "_pipeline", "_prepared"),
+)
+_OF_CURSORS = (
+    "_execute_gen",
+    "_get_prepared",
+    "_convert_query",
+    "_set_results",
+    "_reset",
+    "_tx",
+    "_last_query",
+)
+
+
+class _DriverCursor(psycopg.AsyncCursor[Any]):
+    """A cursor that begins a transaction and runs its first statement in one round trip, where that is prepared."""
+
+    def _execute_gen(
+        self, query: Any, params: Any = None, *, prepare: bool | None = None, binary: bool | None = None
+    ) -> PQGen[None]:
+        connection: Any = self._conn
+        if self._closed or prepare is not None or binary is not None or not _begins(connection):
+            return (yield from super()._execute_gen(query, params, prepare=prepare, binary=binary))
+        # As psycopg does, but for BEGIN.
+        self._reset()
+        if self._last_query is not query:
+            self._last_query = None
+            self._tx = Transformer(self)
+        statement = self._convert_query(query, params)
+        is_prepared, name = self._get_prepared(statement)
+        if is_prepared is not Prepare.YES:
+            return (yield from super()._execute_gen(query, params))
+        pgconn, sent = connection.pgconn, {"param_formats": statement.formats, "result_format": self.format}
+        answers = yield from _together(
+            pgconn,
+            partial(pgconn.send_query_params, connection._get_tx_start_command(), None),
+            partial(pgconn.send_query_prepared, name, statement.params, **sent),
+        )
+        for answer in answers:
+            if answer.status == ExecStatus.FATAL_ERROR:
+                raise errors.error_from_result(answer, encoding=self._encoding)
+        connection._prepared.maybe_add_to_cache(statement, is_prepared, name)
+        self._set_results(answers[1:])
+        self._last_query = query
+
+
+def _begins(connection: Any) -> bool:
+    """Whether a transaction begins with the next statement, which may be one that is prepared."""
+    return (
+        connection.pgconn.transaction_status == TransactionStatus.IDLE
+        and not connection._autocommit
+        and not connection._pipeline
+        and connection.prepare_threshold is not None
+    )
 
 
 class Connection(AsyncAdapt_psycopg_connection):
@@ -69,14 +130,17 @@ class _Cursor(AsyncAdapt_psycopg_cursor):
         connection: Any = self._adapt_connection
         connection.wait(cursor._execute_gen(operation, parameters, prepare=None, binary=None))
         if cursor.pgresult and cursor.pgresult.status == ExecStatus.TUPLES_OK:
-            self._rows = deque(await_(cursor.fetchall()))
+            self._rows = deque(_done(cursor.fetchall()))
 
 
 def connected(connection: Any) -> Any:
     """Return a connection that waits here in the place of SQLAlchemy's, if system and psycopg have what that takes."""
     driver = connection.driver_connection
-    has_all = all(hasattr(driver, name) for name in _GENERATORS) and hasattr(driver.cursor_factory, _OF_CURSORS)
-    if hasattr(select, "epoll") and has_all:
+    has_all = all(hasattr(driver, name) for name in _OF_CONNECTIONS) and all(
+        hasattr(driver.cursor_factory, name) for name in _OF_CURSORS
+    )
+    if hasattr(select, "epoll") and has_all and psycopg.Pipeline.is_supported():
+        driver.cursor_factory = _DriverCursor
         return Connection(connection.dbapi, driver)
     return connection
 
@@ -101,6 +165,58 @@ def _wait(connection: psycopg.AsyncConnection[Any], generator: PQGen[Any]) -> An
         return end.value
     # Most of all a statement that is too long to be sent at once.
     return _go_on(connection, _Rest(generator, state, None))
+
+
+def _together(pgconn: PGconn, *sends: Callable[[], None]) -> PQGen[list[PGresult]]:
+    """Send several statements at once and return their answers, of which those behind one that fails say nothing.
+
+    Raise `psycopg.OperationalError` if the connection breaks, and the server has not said why.
+    """
+    answers: list[PGresult] = []
+    unsent: Exception | None = None
+    pgconn.enter_pipeline_mode()
+    try:
+        try:
+            for send in sends:
+                send()
+        except Exception as error:
+            # A value that cannot be sent, most of all. What was sent before is heard out, or it would be in the way.
+            unsent = error
+        pgconn.pipeline_sync()
+        while pgconn.flush():
+            if (yield WAIT_RW) & READY_R:
+                pgconn.consume_input()
+        while True:
+            while pgconn.is_busy():
+                yield WAIT_R
+                pgconn.consume_input()
+            answer = pgconn.get_result()
+            if answer is None:
+                if pgconn.status == ConnStatus.BAD:
+                    raise psycopg.OperationalError(pgconn.get_error_message())
+            elif answer.status == ExecStatus.PIPELINE_SYNC:
+                break
+            else:
+                answers.append(answer)
+    except psycopg.OperationalError:
+        # What the server said before it ended the connection says more.
+        if not any(each.status == ExecStatus.FATAL_ERROR for each in answers):
+            raise
+    finally:
+        with suppress(psycopg.Error):  # The connection is gone, or whoever waited has given up.
+            pgconn.exit_pipeline_mode()
+    if unsent is not None:
+        raise unsent
+    return answers
+
+
+def _done(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Return what a coroutine returns that has nothing to wait for."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("psycopg has the whole answer, and waits for nothing")
 
 
 def _go_on(connection: psycopg.AsyncConnection[Any], rest: Any) -> Any:

@@ -31,7 +31,8 @@ async def run(function: Callable[[], T]) -> T:
 
     Raise what it raises.
     """
-    greenlets = _kept().greenlets
+    loop = _kept()
+    greenlets = loop.greenlets
     worker = greenlets.pop() if greenlets else _Worker(_serve)
     current = getcurrent()
     try:
@@ -39,6 +40,7 @@ async def run(function: Callable[[], T]) -> T:
     except ValueError:  # It began in another thread, which the loop ran in before, and stays there.
         worker = _Worker(_serve)
     worker.gr_context = current.gr_context
+    worker.loop = loop
     if not worker:  # Begun without a function, because it holds for ever what it is begun with.
         worker.switch()
     returned: list[T] = []
@@ -50,7 +52,7 @@ async def run(function: Callable[[], T]) -> T:
             said = worker.throw(type(error), error, error.__traceback__)
         else:
             said = worker.switch(answer)
-    worker.gr_context = None
+    worker.gr_context = worker.loop = None
     if len(greenlets) < _KEPT_GREENLETS:
         greenlets.append(worker)
     return returned[0]
@@ -61,13 +63,16 @@ def readable(descriptor: int) -> None:
 
     Raise `OSError` if the system has no room for what that takes.
     """
-    _kept().readable(descriptor)
+    # In a greenlet of SQLAlchemy's own it is not known.
+    (getattr(getcurrent(), "loop", None) or _kept()).readable(descriptor)
 
 
 class _Worker(greenlet):
     """A greenlet that runs one function after another, and dies of the first that raises."""
 
     __sqlalchemy_greenlet_provider__ = True  # what `await_` looks for
+    loop: _Loop | None = None
+    """Of the call that it serves."""
 
 
 _SERVED = object()
