@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import psycopg
 import pytest
+from event_loop import in_loop
 from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.types.string import StrDumper
 from sqlalchemy import text
@@ -27,16 +27,6 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param != "together":
         monkeypatch.setattr(adapter, "_OF_CONNECTIONS", ("_renamed",))
     return str(request.param)
-
-
-def in_loop(test: Callable[[], Awaitable[None]]) -> None:
-    """Run a test in an event loop, for half a minute at most."""
-
-    async def main() -> None:
-        async with asyncio.timeout(30):
-            await test()
-
-    asyncio.run(main())
 
 
 async def raw_of(connection: Any) -> Any:

@@ -9,13 +9,13 @@ import os
 import select
 import threading
 import weakref
-from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import pytest
+from event_loop import in_loop
 from psycopg.errors import UniqueViolation
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, OperationalError
@@ -62,16 +62,6 @@ class NoRoom:
     def __del__(self) -> None:
         os.close(self.mine)
         os.close(self.other)
-
-
-def in_loop(test: Callable[[], Awaitable[None]]) -> None:
-    """Run a test in an event loop, for half a minute at most."""
-
-    async def main() -> None:
-        async with asyncio.timeout(30):
-            await test()
-
-    asyncio.run(main())
 
 
 def test_both_ways_bring_the_same(empty: DatabaseURL, way: str) -> None:

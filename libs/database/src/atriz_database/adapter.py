@@ -30,7 +30,7 @@ from atriz_database import tasks
 # Private names of psycopg: where a release renames one, all goes its own way.
 _OF_CONNECTIONS = (
     *("_commit_gen", "_rollback_gen", "_set_autocommit_gen"),
-    *("_get_tx_start_command", "_autocommit", "_pipeline", "_prepared"),
+    *("_get_tx_start_command", "_pipeline", "_prepared"),
 )
 _OF_CURSORS = (
     "_execute_gen",
@@ -50,7 +50,7 @@ class _DriverCursor(psycopg.AsyncCursor[Any]):
         self, query: Any, params: Any = None, *, prepare: bool | None = None, binary: bool | None = None
     ) -> PQGen[None]:
         connection: Any = self._conn
-        if self._closed or prepare is not None or binary is not None or not _begins(connection):
+        if self.closed or prepare is not None or binary is not None or not _begins(connection):
             return (yield from super()._execute_gen(query, params, prepare=prepare, binary=binary))
         # As psycopg does, but for BEGIN.
         self._reset()
@@ -69,7 +69,7 @@ class _DriverCursor(psycopg.AsyncCursor[Any]):
         )
         for answer in answers:
             if answer.status == ExecStatus.FATAL_ERROR:
-                raise errors.error_from_result(answer, encoding=self._encoding)
+                raise errors.error_from_result(answer, encoding=connection.info.encoding)
         connection._prepared.maybe_add_to_cache(statement, is_prepared, name)
         self._set_results(answers[1:])
         self._last_query = query
@@ -79,7 +79,7 @@ def _begins(connection: Any) -> bool:
     """Whether a transaction begins with the next statement, which may be one that is prepared."""
     return (
         connection.pgconn.transaction_status == TransactionStatus.IDLE
-        and not connection._autocommit
+        and not connection.autocommit
         and not connection._pipeline
         and connection.prepare_threshold is not None
     )
