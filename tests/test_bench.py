@@ -130,18 +130,42 @@ def test_ratios_are_taken_within_a_round(tmp_path: Path) -> None:
     assert set(seldom.ratios(often)) == expected
 
 
+# Two commands that meet at a pipe, with their memory in hand: each opens one end of it and waits for the other.
+_ALONE = """
+import signal, time
+signal.alarm(30)  # in turn they would wait for ever
+held = b"x" * 30_000_000
+open("meet").close()
+time.sleep(0.3)
+"""
+_WITH_A_CHILD = """
+import os, signal, time
+signal.alarm(30)
+(said, say), (ended, end) = os.pipe(), os.pipe()
+child = os.fork() == 0
+held = b"x" * 30_000_000
+if child:
+    os.close(end)
+    os.write(say, b".")
+    os.read(ended, 1)  # until its parent ends
+else:
+    os.read(said, 1)
+    open("meet", "w").close()
+    time.sleep(0.3)
+"""
+
+
 def test_time_and_memory_are_of_the_whole_run(tmp_path: Path) -> None:
     """Commands of a stage run at once, stages in turn; the sum of memory counts all processes, children's included."""
-    hold = "import time; held = b'x' * 30_000_000; time.sleep(0.3)"
-    parent = f"import os, time; pid = os.fork(); exec({hold!r}); pid and os.wait()"
-    sample = measure.run(((_python(tmp_path, hold), _python(tmp_path, parent)),), sampling=True)
-    assert 0.3 <= sample.seconds < 0.6
+    os.mkfifo(tmp_path / "meet")
+    sample = measure.run(((_python(tmp_path, _ALONE), _python(tmp_path, _WITH_A_CHILD)),), sampling=True)
+    assert sample.seconds >= 0.3
     assert 30e6 < sample.biggest < 60e6
     if sys.platform == "linux":
         assert sample.tree is not None
         assert 90e6 < sample.tree < 130e6
-    in_turn = measure.run(((_python(tmp_path, hold),), (_python(tmp_path, hold),)))
-    assert in_turn.seconds >= 0.6
+    wait = _python(tmp_path, "import time; time.sleep(0.3)")
+    assert measure.run(((wait,), (wait,))).seconds >= 0.6
 
 
 @pytest.mark.gate
