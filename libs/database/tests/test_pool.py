@@ -132,6 +132,25 @@ def test_a_slot_that_a_cancelled_task_was_told_of_goes_to_the_next(empty: Databa
     asyncio.run(main())
 
 
+def test_a_slot_that_comes_back_in_the_moment_of_a_cancellation_goes_to_the_next(empty: DatabaseURL) -> None:
+    """The first in line is told of it, and has left the line before anybody looks."""
+
+    async def main() -> None:
+        async with AsyncDatabase(empty, pool_size=1, pool_timeout=20) as db:
+            connection = await db.engine.connect()
+            first, second = (asyncio.create_task(db.query("SELECT 1")) for _ in range(2))
+            while db.pool.waiting < 2:
+                await asyncio.sleep(0)
+            db._database.engine.pool._served = math.inf  # type: ignore[attr-defined]
+            first.cancel()
+            await connection.close()  # It has nothing to say to the server, and so nobody else runs meanwhile.
+            assert await asyncio.wait_for(second, 5) == [(1,)]
+            with pytest.raises(asyncio.CancelledError):
+                await first
+
+    asyncio.run(main())
+
+
 def test_no_connection_is_lost_where_threads_give_up(empty: DatabaseURL) -> None:
     """However many wait in vain, just when one comes back as well."""
     with Database(empty, pool_size=3, pool_timeout=0.0005) as db, ThreadPoolExecutor(24) as executor:

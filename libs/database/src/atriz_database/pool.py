@@ -181,7 +181,10 @@ class SlotPool(Pool):
         """Tell the first in line that a slot is idle. Only under the lock."""
         if self._idle and self._queue and not (first := self._queue[0]).is_called:
             first.is_called = True
-            first.wake()
+            self._tell(first)
+
+    def _tell(self, waiter: _Waiter) -> None:
+        waiter.wake()
 
     def _leave(self, waiter: _Waiter, began: float) -> None:
         """Take somebody out of the queue: after this nothing is given to him any more."""
@@ -292,6 +295,18 @@ class AsyncSlotPool(SlotPool):
     def _waiter(self) -> _Waiter:
         return _TaskWaiter()
 
+    def _tell(self, waiter: _Waiter) -> None:
+        # A task that gives a slot back and asks again does so before anybody else runs. So the loop looks first, and
+        # wakes nobody in vain.
+        waiter.loop.call_soon(self._serve, waiter)  # type: ignore[attr-defined]
+
+    def _serve(self, waiter: _Waiter) -> None:
+        with self._lock:
+            if waiter.slot is None and waiter in self._queue:
+                self._look(waiter)
+        if waiter.slot is not None:
+            waiter.wake()
+
 
 class _Waiter(Protocol):
     """Somebody who waits for a slot."""
@@ -327,21 +342,21 @@ class _ThreadWaiter:
 
 
 class _TaskWaiter:
-    __slots__ = ("_future", "_loop", "is_called", "slot")
+    __slots__ = ("_future", "is_called", "loop", "slot")
 
     def __init__(self) -> None:
         self.slot: ConnectionPoolEntry | None = None
         self.is_called = False
-        self._loop = asyncio.get_running_loop()
-        self._future = self._loop.create_future()
+        self.loop = asyncio.get_running_loop()
+        self._future = self.loop.create_future()
 
     def block(self, seconds: float) -> None:
-        timer = self._loop.call_later(seconds, self.wake)
+        timer = self.loop.call_later(seconds, self.wake)
         try:
             await_(self._future)
         finally:
             timer.cancel()
-        self._future = self._loop.create_future()
+        self._future = self.loop.create_future()
 
     def wake(self) -> None:
         if not self._future.done():
