@@ -7,9 +7,11 @@ together with the first statement.
 
 from __future__ import annotations
 
+import asyncio
 import select
+import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -38,6 +40,7 @@ _OF_CURSORS = (
     "_convert_query",
     "_set_results",
     "_reset",
+    "_make_row",
     "_tx",
     "_last_query",
 )
@@ -109,14 +112,16 @@ class Connection(AsyncAdapt_psycopg_connection):
 
     def wait(self, generator: PQGen[Any]) -> Any:
         """Return what a generator of psycopg's returns that talks to the server."""
-        lock = self._connection.lock
-        await_(lock.acquire())
+        driver: Any = self._connection
+        _acquire(driver.lock)
         try:
-            return _wait(self._connection, generator)
+            done = _wait(driver, generator)
+            driver.answered = time.monotonic()
+            return done
         except psycopg.Error as error:
             raise error.with_traceback(None) from None  # As psycopg does: the frames hold parameters.
         finally:
-            lock.release()
+            driver.lock.release()
 
 
 class _Cursor(AsyncAdapt_psycopg_cursor):
@@ -130,7 +135,7 @@ class _Cursor(AsyncAdapt_psycopg_cursor):
         connection: Any = self._adapt_connection
         connection.wait(cursor._execute_gen(operation, parameters, prepare=None, binary=None))
         if cursor.pgresult and cursor.pgresult.status == ExecStatus.TUPLES_OK:
-            self._rows = deque(_done(cursor.fetchall()))
+            self._rows = deque(cursor._tx.load_rows(0, cursor.pgresult.ntuples, cursor._make_row))
 
 
 def connected(connection: Any) -> Any:
@@ -210,13 +215,15 @@ def _together(pgconn: PGconn, *sends: Callable[[], None]) -> PQGen[list[PGresult
     return answers
 
 
-def _done(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Return what a coroutine returns that has nothing to wait for."""
+def _acquire(lock: asyncio.Lock) -> None:
+    """Take a lock, without a round through the event loop where nobody has it."""
+    taking = lock.acquire()
     try:
-        coroutine.send(None)
-    except StopIteration as end:
-        return end.value
-    raise AssertionError("psycopg has the whole answer, and waits for nothing")
+        taking.send(None)
+    except StopIteration:
+        return
+    taking.close()
+    await_(lock.acquire())
 
 
 def _go_on(connection: psycopg.AsyncConnection[Any], rest: Any) -> Any:
