@@ -10,13 +10,19 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from atriz_database import Database
+from atriz_database import Database, driver
 from atriz_database.url import DatabaseURL
 
 
-@pytest.fixture(params=["main thread", "thread"])
-def calling(request: pytest.FixtureRequest) -> Iterator[Callable[[Callable[[], Any]], Any]]:
-    """Yield what calls a function, here or in a thread."""
+@pytest.fixture(params=["main thread", "thread", "renamed"])
+def calling(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[Callable[[], Any]], Any]]:
+    """Yield what calls a function, here or in a thread, there also where psycopg's private names are others."""
+    if request.param == "renamed":
+        monkeypatch.setattr(driver, "_OF_CURSORS", ("_renamed",))
+        for where, name in ((driver.Cursor, "_is_executed"), (driver.Connection, "answer")):
+            monkeypatch.setattr(where, name, lambda *_: pytest.fail("used all the same"))
     if request.param == "main thread":
         yield lambda function: function()
         return
@@ -165,3 +171,18 @@ def test_a_commit_that_waits_lets_the_other_threads_run(empty: DatabaseURL) -> N
                     pass
             writing.result(20)
         assert db.query("SELECT id FROM late") == [(1,)]
+
+
+def test_what_is_not_used_any_more_does_not_stay_prepared(
+    empty: DatabaseURL, calling: Callable[[Callable[[], Any]], Any]
+) -> None:
+    """A connection keeps a hundred statements, and the server is told of those that make room for others."""
+    with Database(empty, pool_size=1) as db:
+
+        def ask() -> int:
+            for number in range(120):
+                for _ in range(7):
+                    assert db.query(f"SELECT {number}") == [(number,)]
+            return int(db.query("SELECT count(*) FROM pg_prepared_statements")[0][0])
+
+        assert calling(ask) <= 101  # The one that makes room is there already when they are counted.

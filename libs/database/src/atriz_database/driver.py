@@ -5,17 +5,22 @@ from __future__ import annotations
 import re
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import errors, pq
 from psycopg._preparing import Prepare
-from psycopg._queries import PostgresQuery
-from psycopg.abc import PQGen, QueryNoTemplate
-from psycopg.adapt import AdaptersMap
+from psycopg.abc import Params, PQGen, QueryNoTemplate
+from psycopg.adapt import AdaptersMap, Transformer
 from psycopg.pq.abc import PGresult
 
+if TYPE_CHECKING:
+    from typing import Self
+
 _AT_REST = (pq.TransactionStatus.IDLE, pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
+# Private names of psycopg: where a release renames one, all goes its own way.
+_OF_CONNECTIONS = ("_num_transactions", "_tpc", "_pipeline", "_prepared", "_get_tx_start_command")
+_OF_CURSORS = ("_convert_query", "_get_prepared", "_set_results", "_reset", "_tx", "_last_query")
 # As libpq writes what a server said: the severity, in whatever language, and two spaces. Its own words never begin so.
 _SERVERS_WORD = re.compile(rb"[^\s:]+: {2}")
 
@@ -41,7 +46,11 @@ class Connection(psycopg.Connection[Any]):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.cursor_factory = Cursor
+        self._is_known = all(hasattr(self, name) for name in _OF_CONNECTIONS) and all(
+            hasattr(Cursor, name) for name in _OF_CURSORS
+        )
+        if self._is_known:
+            self.cursor_factory = Cursor
 
     @property
     def adapters(self) -> AdaptersMap:
@@ -80,7 +89,7 @@ class Connection(psycopg.Connection[Any]):
 
     def commit(self) -> None:
         """Commit, by psycopg's way where it would refuse to."""
-        if self._num_transactions or self._tpc or not self.may_block:
+        if not self.may_block or self._num_transactions or self._tpc:
             super().commit()
         elif self.pgconn.transaction_status != pq.TransactionStatus.IDLE:
             with self.lock:
@@ -102,7 +111,8 @@ class Connection(psycopg.Connection[Any]):
     def may_block(self) -> bool:
         """Whether this thread may wait in libpq."""
         return (
-            threading.current_thread() is not threading.main_thread()
+            self._is_known
+            and threading.current_thread() is not threading.main_thread()
             # Where a COPY is under way, for example, libpq would end it.
             and self.pgconn.transaction_status in _AT_REST
             and not self._pipeline
@@ -126,21 +136,37 @@ class Cursor(psycopg.Cursor[Any]):
     made = 0
     """How often the adapters had been asked for when it was made: since then somebody may have changed them."""
 
-    def _maybe_prepare_gen(
-        self, pgq: PostgresQuery, *, prepare: bool | None = None, binary: bool | None = None
-    ) -> PQGen[None]:
-        connection = self._conn
-        assert isinstance(connection, Connection)
-        if prepare is None and binary is None and connection.may_block:
-            is_prepared, name = self._get_prepared(pgq)
-            if is_prepared is Prepare.YES:
-                result = connection.pgconn.exec_prepared(
-                    name,
-                    pgq.params,  # type: ignore[arg-type]
-                    param_formats=pgq.formats,
-                    result_format=self.format,
-                )
-                connection._prepared.maybe_add_to_cache(pgq, is_prepared, name)
-                self._set_results([connection.answer(result)])
-                return
-        yield from super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
+    def execute(
+        self, query: Any, params: Params | None = None, *, prepare: bool | None = None, binary: bool | None = None
+    ) -> Self:
+        """Run a statement: one that is prepared in libpq, any other by psycopg's way."""
+        connection: Any = self._conn
+        if prepare is None and binary is None and not self.closed and connection.may_block:
+            try:
+                with connection.lock:
+                    if self._is_executed(connection, query, params):
+                        return self
+            except psycopg.Error as error:
+                raise error.with_traceback(None) from None  # As psycopg does: the frames hold parameters.
+        return super().execute(query, params, prepare=prepare, binary=binary)
+
+    def _is_executed(self, connection: Any, query: Any, params: Params | None) -> bool:
+        """Run a statement if it is prepared, as psycopg does, and say whether it was."""
+        self._reset()
+        if self._last_query is not query:
+            self._last_query = None
+            self._tx = Transformer(self)
+        statement = self._convert_query(query, params)
+        is_prepared, name = self._get_prepared(statement)
+        if is_prepared is not Prepare.YES:
+            return False
+        pgconn = connection.pgconn
+        if pgconn.transaction_status == pq.TransactionStatus.IDLE and not connection.autocommit:
+            connection.answer(pgconn.exec_(connection._get_tx_start_command()))
+        result = pgconn.exec_prepared(
+            name, statement.params, param_formats=statement.formats, result_format=self.format
+        )
+        connection._prepared.maybe_add_to_cache(statement, is_prepared, name)
+        self._set_results([connection.answer(result)])
+        self._last_query = query
+        return True
