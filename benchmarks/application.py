@@ -20,7 +20,21 @@ from uuid import UUID
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
-from sqlalchemy import BigInteger, Column, DateTime, Double, MetaData, Table, Text, Uuid, create_engine, insert, text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Double,
+    MetaData,
+    Sequence,
+    Table,
+    Text,
+    Uuid,
+    create_engine,
+    insert,
+    select,
+    text,
+)
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -42,6 +56,7 @@ POSITIONS = Table(
 )
 _BINARY = ("int8", "uuid", "timestamptz", "float8", "float8", "text")
 _ONE = text(STATEMENT)
+_SELECT = select(Sequence("counted").next_value())  # the same as a statement of SQLAlchemy's own
 
 Work = Callable[[], object]
 AsyncWork = Callable[[], Awaitable[object]]
@@ -165,6 +180,18 @@ def _transaction(url: str) -> Iterator[Work]:
 
 
 @contextmanager
+def _select(url: str) -> Iterator[Work]:
+    with Database(url, pool_size=POOL_SIZE) as database:
+
+        def work() -> None:
+            with database.transaction() as connection:
+                connection.execute(_SELECT).all()
+
+        yield work
+        assert database.pool.in_use == database.pool.waiting == 0
+
+
+@contextmanager
 def _text(url: str) -> Iterator[Work]:
     with Database(url, pool_size=POOL_SIZE) as database:
 
@@ -189,6 +216,7 @@ _TRANSACTIONS = {
     "SQLAlchemy engine.begin()": _sqlalchemy,
     "SQLAlchemy on psycopg_pool": _sqlalchemy_on_psycopg_pool,
     "atriz transaction()": _transaction,
+    "atriz transaction(), select() in it": _select,
     "atriz transaction(), query() in it": _text,
     "atriz query()": _query,
 }
@@ -258,6 +286,12 @@ class _AsyncTransaction:
         await self._database.close()
 
 
+class _AsyncSelect(_AsyncTransaction):
+    async def _work(self) -> None:
+        async with self._database.transaction() as connection:
+            (await connection.execute(_SELECT)).all()
+
+
 class _AsyncText(_AsyncTransaction):
     async def _work(self) -> None:
         async with self._database.transaction():
@@ -274,6 +308,7 @@ _TASKS = {
     "SQLAlchemy engine.begin()": _AsyncEngine,
     "SQLAlchemy on psycopg_pool": _AsyncEngineOnPool,
     "atriz transaction()": _AsyncTransaction,
+    "atriz transaction(), select() in it": _AsyncSelect,
     "atriz transaction(), query() in it": _AsyncText,
     "atriz query()": _AsyncQuery,
 }

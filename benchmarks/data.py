@@ -153,7 +153,7 @@ def _pool_marks(entries: dict[str, Entry]) -> list[Mark]:
     floor = entries["floor A: psycopg_pool"]
     return [
         Mark(f"{label}: at most 1/0.9 x psycopg_pool", 1 / 0.9, ratio(entries[f"atriz {label}"], floor))
-        for label in ("transaction()", "transaction(), query() in it", "query()")
+        for label in ("transaction()", "transaction(), select() in it", "transaction(), query() in it", "query()")
     ]
 
 
@@ -162,6 +162,7 @@ _POOLS = {
     "floor B: SQLAlchemy engine.begin()": "SQLAlchemy engine.begin()",
     "SQLAlchemy on psycopg_pool": "SQLAlchemy on psycopg_pool",
     "atriz transaction()": "atriz transaction()",
+    "atriz transaction(), select() in it": "atriz transaction(), select() in it",
     "atriz transaction(), query() in it": "atriz transaction(), query() in it",
     "atriz query()": "atriz query()",
 }
