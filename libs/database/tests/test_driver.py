@@ -8,6 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from psycopg.adapt import Dumper
+from psycopg.errors import DataError
+from psycopg.types.json import Jsonb
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from atriz_database import Database, driver
@@ -21,7 +24,7 @@ def calling(
     """Yield what calls a function, here or in a thread, there also where psycopg's private names are others."""
     if request.param == "renamed":
         monkeypatch.setattr(driver, "_OF_CURSORS", ("_renamed",))
-        for where, name in ((driver.Cursor, "_is_executed"), (driver.Connection, "answer")):
+        for where, name in ((driver.Cursor, "_execute"), (driver.Connection, "answer")):
             monkeypatch.setattr(where, name, lambda *_: pytest.fail("used all the same"))
     if request.param == "main thread":
         yield lambda function: function()
@@ -186,3 +189,69 @@ def test_what_is_not_used_any_more_does_not_stay_prepared(
             return int(db.query("SELECT count(*) FROM pg_prepared_statements")[0][0])
 
         assert calling(ask) <= 101  # The one that makes room is there already when they are counted.
+
+
+def test_statements_that_executemany_puts_out_do_not_stay_prepared(
+    empty: DatabaseURL, calling: Callable[[Callable[[], Any]], Any]
+) -> None:
+    """The server is told of them with the next statement, also with one that is prepared."""
+
+    def prepared(connection: driver.Connection) -> bytes | None:
+        connection.prepared_max, connection.prepare_threshold = 2, 1
+        often = "SELECT %s::int"
+        for number in range(3):
+            connection.execute(often, [number])
+        for number in range(6):
+            connection.cursor().executemany(f"SELECT %s::int + {number}", [[1], [2]])
+            connection.execute(often, [number])
+        return connection.pgconn.exec_(b"SELECT count(*) FROM pg_prepared_statements").get_value(0, 0)
+
+    with driver.Connection.connect(empty.text(secrets=True), autocommit=True) as connection:
+        assert calling(lambda: prepared(connection)) == b"2"
+
+
+def test_a_value_is_converted_once(empty: DatabaseURL, calling: Callable[[Callable[[], Any]], Any]) -> None:
+    """Whether the statement is prepared or not: it may be large, and may be another one the next time."""
+    seen: list[object] = []
+
+    def dumps(value: object) -> str:
+        seen.append(value)
+        return "{}"
+
+    with Database(empty) as db:
+        for number in range(8):
+            calling(lambda number=number: db.query("SELECT :value", value=Jsonb(number, dumps=dumps)))
+    assert seen == list(range(8))
+
+
+class _Strange:
+    """A value that has no form."""
+
+
+class _StrangeDumper(Dumper):
+    def dump(self, _value: object) -> bytes:
+        raise DataError("it has no form") from ValueError("the reason")
+
+
+def test_an_error_tells_what_it_came_of(empty: DatabaseURL, calling: Callable[[Callable[[], Any]], Any]) -> None:
+    """Its reason, and the error that was being handled when it came up."""
+
+    def error(statement: str, value: object) -> Any:
+        with Database(empty) as db, db.transaction() as connection:
+            driver_connection: Any = connection.connection.driver_connection
+            driver_connection.adapters.register_dumper(_Strange, _StrangeDumper)
+            for _ in range(8):
+                db.query("SELECT 1 / CAST(:value AS int)", value=1)
+            with pytest.raises(DBAPIError) as caught, db.transaction():
+                try:
+                    raise KeyError
+                except KeyError:
+                    db.query(statement, value=value)
+            return caught.value.orig
+
+    strange = calling(lambda: error("SELECT CAST(:value AS text)", _Strange()))
+    assert (type(strange), str(strange)) == (DataError, "it has no form")
+    assert repr(strange.__cause__) == "ValueError('the reason')"
+    division = calling(lambda: error("SELECT 1 / CAST(:value AS int)", 0))
+    assert isinstance(division.__context__, KeyError)
+    assert not division.__suppress_context__

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 _AT_REST = (pq.TransactionStatus.IDLE, pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
 # Private names of psycopg: where a release renames one, all goes its own way.
 _OF_CONNECTIONS = ("_num_transactions", "_tpc", "_pipeline", "_prepared", "_get_tx_start_command")
-_OF_CURSORS = ("_convert_query", "_get_prepared", "_set_results", "_reset", "_tx", "_last_query")
+_OF_CURSORS = (
+    *("_convert_query", "_get_prepared", "_maybe_prepare_gen", "_set_results"),
+    *("_reset", "_tx", "_last_query"),
+)
+_OF_STATEMENTS = ("maybe_add_to_cache", "maintain_gen", "_to_flush")
 # As libpq writes what a server said: the severity, in whatever language, and two spaces. Its own words never begin so.
 _SERVERS_WORD = re.compile(rb"[^\s:]+: {2}")
 
@@ -46,8 +50,10 @@ class Connection(psycopg.Connection[Any]):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._is_known = all(hasattr(self, name) for name in _OF_CONNECTIONS) and all(
-            hasattr(Cursor, name) for name in _OF_CURSORS
+        self._is_known = (
+            all(hasattr(self, name) for name in _OF_CONNECTIONS)
+            and all(hasattr(Cursor, name) for name in _OF_CURSORS)
+            and all(hasattr(self._prepared, name) for name in _OF_STATEMENTS)
         )
         if self._is_known:
             self.cursor_factory = Cursor
@@ -141,32 +147,33 @@ class Cursor(psycopg.Cursor[Any]):
     ) -> Self:
         """Run a statement: one that is prepared in libpq, any other by psycopg's way."""
         connection: Any = self._conn
-        if prepare is None and binary is None and not self.closed and connection.may_block:
+        if prepare is None and binary is None and not self.closed:
             try:
                 with connection.lock:
-                    if self._is_executed(connection, query, params):
+                    if connection.may_block:
+                        self._execute(connection, query, params)
                         return self
             except psycopg.Error as error:
-                raise error.with_traceback(None) from None  # As psycopg does: the frames hold parameters.
+                raise error.with_traceback(None)  # noqa: B904 -- as psycopg does: the frames hold parameters
         return super().execute(query, params, prepare=prepare, binary=binary)
 
-    def _is_executed(self, connection: Any, query: Any, params: Params | None) -> bool:
-        """Run a statement if it is prepared, as psycopg does, and say whether it was."""
+    def _execute(self, connection: Any, query: Any, params: Params | None) -> None:
+        # As psycopg's `_execute_gen` does, without its generators.
         self._reset()
-        if self._last_query is not query:
+        if not self._last_query or self._last_query is not query:
             self._last_query = None
             self._tx = Transformer(self)
-        statement = self._convert_query(query, params)
-        is_prepared, name = self._get_prepared(statement)
-        if is_prepared is not Prepare.YES:
-            return False
-        pgconn = connection.pgconn
+        pgconn, known = connection.pgconn, connection._prepared
         if pgconn.transaction_status == pq.TransactionStatus.IDLE and not connection.autocommit:
             connection.answer(pgconn.exec_(connection._get_tx_start_command()))
-        result = pgconn.exec_prepared(
-            name, statement.params, param_formats=statement.formats, result_format=self.format
-        )
-        connection._prepared.maybe_add_to_cache(statement, is_prepared, name)
-        self._set_results([connection.answer(result)])
+        statement = self._convert_query(query, params)
+        is_prepared, name = self._get_prepared(statement)
+        if is_prepared is Prepare.YES and not known._to_flush:
+            formats = {"param_formats": statement.formats, "result_format": self.format}
+            result = pgconn.exec_prepared(name, statement.params, **formats)
+            known.maybe_add_to_cache(statement, is_prepared, name)
+            self._set_results([connection.answer(result)])
+        else:
+            connection.wait(self._maybe_prepare_gen(statement))
+            connection.wait(known.maintain_gen(connection))
         self._last_query = query
-        return True
