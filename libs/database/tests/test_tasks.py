@@ -18,7 +18,7 @@ import pytest
 from event_loop import in_loop
 from psycopg.errors import UniqueViolation
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import DataError, IntegrityError, MissingGreenlet, OperationalError, StatementError
 from sqlalchemy.util import await_
 
 from atriz_database import AsyncDatabase, adapter, tasks
@@ -195,6 +195,51 @@ def test_two_tasks_on_one_connection_wait_for_each_other(empty: DatabaseURL) -> 
                 *(connection.scalar(text("SELECT :number"), {"number": number}) for number in range(20))
             )
             assert answers == list(range(20))
+
+    in_loop(test)
+
+
+@pytest.mark.usefixtures("way")
+def test_what_is_asked_where_nobody_can_wait_is_not_asked(empty: DatabaseURL) -> None:
+    """As where an attribute of an ORM's object would have to be loaded: the server hears nothing, the block goes on."""
+
+    async def test() -> None:
+        async with AsyncDatabase(empty, pool_size=1) as db:
+            await db.execute("CREATE TABLE notes (id int)")
+            for _ in range(8):
+                async with db.transaction() as connection:
+                    await connection.execute(text(PID))
+            with pytest.raises(ZeroDivisionError):
+                async with db.transaction() as connection:
+                    sync: Any = connection.sync_connection
+                    for _ in range(2):  # with BEGIN, and without
+                        with pytest.raises(
+                            (MissingGreenlet, StatementError), match="greenlet_spawn has not been called"
+                        ):
+                            sync.execute(text(PID))
+                        await db.execute("INSERT INTO notes VALUES (1)")
+                    with pytest.raises((MissingGreenlet, StatementError), match="greenlet_spawn"):
+                        sync.connection.dbapi_connection.commit()
+                    raise ZeroDivisionError
+            assert await db.query("SELECT id FROM notes") == []
+
+    in_loop(test)
+
+
+@pytest.mark.usefixtures("way")
+def test_an_error_tells_what_was_being_handled(empty: DatabaseURL) -> None:
+    """In a greenlet as well, which has no errors but its own."""
+
+    async def test() -> None:
+        async with AsyncDatabase(empty) as db:
+            with pytest.raises(DataError) as caught:
+                try:
+                    raise KeyError
+                except KeyError:
+                    await db.query("SELECT 1 / 0")
+            error: Any = caught.value
+            assert isinstance(error.orig.__context__, KeyError)
+            assert not error.orig.__suppress_context__
 
     in_loop(test)
 

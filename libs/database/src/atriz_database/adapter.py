@@ -26,6 +26,7 @@ from psycopg.pq.abc import PGconn, PGresult
 from psycopg.waiting import READY_R, WAIT_R, WAIT_RW, Ready, Wait
 from sqlalchemy.dialects.postgresql.psycopg import AsyncAdapt_psycopg_connection, AsyncAdapt_psycopg_cursor
 from sqlalchemy.util import await_
+from sqlalchemy.util.concurrency import in_greenlet
 
 from atriz_database import tasks
 
@@ -112,16 +113,14 @@ class Connection(AsyncAdapt_psycopg_connection):
 
     def wait(self, generator: PQGen[Any]) -> Any:
         """Return what a generator of psycopg's returns that talks to the server."""
-        driver: Any = self._connection
-        _acquire(driver.lock)
+        lock = self._connection.lock
+        _acquire(lock)
         try:
-            done = _wait(driver, generator)
-            driver.answered = time.monotonic()
-            return done
+            return _wait(self._connection, generator)
         except psycopg.Error as error:
-            raise error.with_traceback(None) from None  # As psycopg does: the frames hold parameters.
+            raise error.with_traceback(None)  # noqa: B904 -- as psycopg does: the frames hold parameters
         finally:
-            driver.lock.release()
+            lock.release()
 
 
 class _Cursor(AsyncAdapt_psycopg_cursor):
@@ -150,7 +149,7 @@ def connected(connection: Any) -> Any:
     return connection
 
 
-def _wait(connection: psycopg.AsyncConnection[Any], generator: PQGen[Any]) -> Any:
+def _wait(connection: Any, generator: PQGen[Any]) -> Any:
     try:
         state = next(generator)
         while state == WAIT_R:
@@ -158,6 +157,7 @@ def _wait(connection: psycopg.AsyncConnection[Any], generator: PQGen[Any]) -> An
                 tasks.readable(connection.pgconn.socket)
                 if connection.closed:  # By another task. The generator would read memory that is libpq's no more.
                     raise psycopg.OperationalError("the connection was closed while a statement was under way")
+                connection.answered = time.monotonic()
             except OSError:
                 break  # The system has no room for one more; the loop's selector may.
             except BaseException as error:
@@ -216,7 +216,12 @@ def _together(pgconn: PGconn, *sends: Callable[[], None]) -> PQGen[list[PGresult
 
 
 def _acquire(lock: asyncio.Lock) -> None:
-    """Take a lock, without a round through the event loop where nobody has it."""
+    """Take a lock, without a round through the event loop where nobody has it.
+
+    Raise `MissingGreenlet` where nobody could wait for an answer: before anything is sent, or it would be in the way.
+    """
+    if not in_greenlet():
+        await_(lock.acquire())
     taking = lock.acquire()
     try:
         taking.send(None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+import sys
 import weakref
 from collections.abc import Callable
 from contextvars import Context
@@ -44,18 +45,38 @@ async def run(function: Callable[[], T]) -> T:
     if not worker:  # Begun without a function, because it holds for ever what it is begun with.
         worker.switch()
     returned: list[T] = []
-    said = worker.switch(function, returned)
-    while said is not _SERVED:
-        try:
-            answer = await said
-        except BaseException as error:
-            said = worker.throw(type(error), error, error.__traceback__)
-        else:
-            said = worker.switch(answer)
+    handled = sys.exception()
+    try:
+        said = worker.switch(function, returned)
+        while said is not _SERVED:
+            try:
+                answer = await said
+            except BaseException as error:
+                said = worker.throw(type(error), error, error.__traceback__)
+            else:
+                said = worker.switch(answer)
+    except BaseException as error:
+        if handled is not None:
+            _chain(error, handled)
+        raise
     worker.gr_context = worker.loop = None
     if len(greenlets) < _KEPT_GREENLETS:
         greenlets.append(worker)
     return returned[0]
+
+
+def _chain(error: BaseException, handled: BaseException) -> None:
+    """Have an error tell what its caller was handling, which a greenlet does not see, as Python does elsewhere."""
+    chain = _contexts(error)
+    if not any(each in chain for each in _contexts(handled)):
+        chain[-1].__context__ = handled
+
+
+def _contexts(error: BaseException) -> list[BaseException]:
+    chain = [error]
+    while (earlier := chain[-1].__context__) is not None and earlier not in chain:
+        chain.append(earlier)
+    return chain
 
 
 def readable(descriptor: int) -> None:
