@@ -9,6 +9,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from random import Random
+from typing import Any
 
 import pytest
 from sqlalchemy.exc import OperationalError
@@ -111,6 +112,39 @@ def test_the_first_in_line_is_passed_over_for_a_moment_only(
         assert db.pool.waiting == 0
         sleeper.awake.set()
         assert waiting.result(20) == [(1,)]
+
+
+def test_a_slot_that_somebody_was_told_of_who_got_another_goes_to_the_next(
+    empty: DatabaseURL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits beside an idle connection."""
+    with Database(empty, pool_size=2) as db, ThreadPoolExecutor(2) as executor:
+        pool: Any = db.engine.pool
+        sleeper, may_end = _Sleeper(), threading.Event()
+        waiters = iter([sleeper, pool._waiter()])
+        monkeypatch.setattr(pool, "_waiter", lambda: next(waiters))
+
+        def hold() -> None:
+            with db.transaction():
+                may_end.wait(20)
+
+        one, other = db.engine.connect(), db.engine.connect()
+        first = executor.submit(hold)
+        while db.pool.waiting < 1:
+            pass
+        second = executor.submit(db.query, "SELECT 1")
+        while db.pool.waiting < 2:
+            pass
+        monkeypatch.setattr(pool, "_served", math.inf)
+        one.close()  # The first is told of it.
+        monkeypatch.setattr(pool, "_served", time.monotonic() - 0.001)
+        other.close()  # It is handed over to him.
+        sleeper.awake.set()
+        try:
+            assert second.result(5) == [(1,)]
+        finally:
+            may_end.set()
+        first.result(20)
 
 
 def test_a_slot_that_a_cancelled_task_was_told_of_goes_to_the_next(empty: DatabaseURL) -> None:

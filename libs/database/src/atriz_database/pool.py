@@ -155,7 +155,8 @@ class SlotPool(Pool):
         try:
             while waiter.slot is None and (left := began + self._timeout - time.monotonic()) > 0:
                 waiter.block(left)
-                self._look(waiter)
+                if waiter.slot is None:
+                    self._look(waiter)
         except BaseException:  # cancelled or interrupted, perhaps with a slot in hand already
             self._leave(waiter, began)
             if waiter.slot is not None:
@@ -193,7 +194,7 @@ class SlotPool(Pool):
             if waiter.slot is None:
                 self._queue.remove(waiter)
                 self._timeouts += 1
-                self._call()  # It may have been this one who was called.
+            self._call()  # It may have been this one who was called.
 
     def _waiter(self) -> _Waiter:
         return _ThreadWaiter()
