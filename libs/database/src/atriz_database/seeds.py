@@ -17,6 +17,7 @@ from pathlib import Path
 import psycopg
 
 from atriz_database import databases, label, lock
+from atriz_database.bytecode import Loader
 from atriz_database.databases import Notify
 from atriz_database.errors import SeedError
 from atriz_database.settings import Target
@@ -79,7 +80,8 @@ def load(path: Path) -> Callable[[databases.Connection], object]:
 
     Raise `SeedError` if the file cannot be imported or has none.
     """
-    spec = importlib.util.spec_from_file_location(f"seeds.{path.stem}", path)
+    name = f"seeds.{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path, loader=Loader(name, str(path)))
     assert spec is not None, "a .py file always has a spec"
     assert spec.loader is not None, "and its spec a loader"
     module = importlib.util.module_from_spec(spec)

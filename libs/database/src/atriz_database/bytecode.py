@@ -1,0 +1,28 @@
+"""Byte code of files that are edited and run at once: revisions and seeds.
+
+Python takes byte code for a file's own where both agree on the file's size and on the second of its last change
+(``importlib``'s ``_validate_timestamp_pyc``). Whoever changes ``1`` to ``2`` in the second in which the file was run
+would have it run as it was before.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.machinery import SourceFileLoader
+
+
+class Loader(SourceFileLoader):
+    """Python's loader of source files, which takes no byte code that is not younger than its source.
+
+    >>> Loader("0001_users", "migrations/versions/0001_users.py")  # doctest: +ELLIPSIS
+    <atriz_database.bytecode.Loader object at ...>
+    """
+
+    def get_data(self, path: str) -> bytes:
+        """Return what a file holds.
+
+        Raise `OSError` if it cannot be read, or is byte code that may be of an earlier text; it is made anew then.
+        """
+        if path != self.path and os.stat(path).st_mtime_ns <= os.stat(self.path).st_mtime_ns:  # noqa: PTH116 -- quicker
+            raise FileNotFoundError(f"{path} is not younger than its source")
+        return super().get_data(path)

@@ -1,0 +1,59 @@
+"""Revisions and seeds that are changed are run as they are now, however soon they are run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from importlib.util import cache_from_source
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from atriz_database import seeds
+from atriz_database.migrations import commands
+
+_SECOND = 1_700_000_000
+
+
+@pytest.fixture(autouse=True)
+def _keeps_byte_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.dont_write_bytecode", False)
+
+
+def _revision(path: Path) -> Callable[[Any], object]:
+    seed: Callable[[Any], object] = commands._module(str(path), path.stem).seed
+    return seed
+
+
+def _write(path: Path, answer: int, after: float) -> None:
+    """Write a file that says so, and byte code as well, so many seconds after a certain second."""
+    path.write_text(f"def seed(connection):\n    return {answer}\n")
+    _touch(path, after)
+
+
+def _touch(path: Path, after: float) -> None:
+    nanoseconds = int((_SECOND + after) * 1e9)
+    os.utime(path, ns=(nanoseconds, nanoseconds))
+
+
+@pytest.mark.parametrize("load", [_revision, seeds.load])
+def test_a_change_within_the_second_of_a_run_is_seen(tmp_path: Path, load: Callable[[Path], Any]) -> None:
+    """Also where the file is as long as before, which is all that Python looks at."""
+    path = tmp_path / "0001_first.py"
+    _write(path, 1, 0.25)
+    assert load(path)(None) == 1
+    _touch(Path(cache_from_source(str(path))), 0.5)
+    _write(path, 2, 0.75)
+    assert load(path)(None) == 2
+
+
+@pytest.mark.parametrize("load", [_revision, seeds.load])
+def test_byte_code_that_is_younger_than_its_file_is_used(tmp_path: Path, load: Callable[[Path], Any]) -> None:
+    """To compile hundreds of files takes longer than all else: here it is made of another text, to tell them apart."""
+    path = tmp_path / "0001_first.py"
+    _write(path, 1, 0.25)
+    assert load(path)(None) == 1
+    _touch(Path(cache_from_source(str(path))), 0.5)
+    _write(path, 2, 0.25)
+    assert load(path)(None) == 1
