@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tree import Tree
 
 from atriz_database import seeds
 from atriz_database.migrations import commands
@@ -57,3 +58,19 @@ def test_byte_code_that_is_younger_than_its_file_is_used(tmp_path: Path, load: C
     _touch(Path(cache_from_source(str(path))), 0.5)
     _write(path, 2, 0.25)
     assert load(path)(None) == 1
+
+
+def test_a_way_back_that_is_mended_within_the_second_is_taken(tree: Tree) -> None:
+    """Alembic loads the files for that, as Python does."""
+    tree.add("left", requires=(), revisions=2)
+    tree.at_head()
+    path = next(tree.folders["left"].rglob("0002*.py"))
+    right = path.read_text()
+    path.write_text(right.replace("DROP TABLE", "DROP TABEL"))
+    _touch(path, 0.25)
+    assert tree.atriz("rollback", "left", PYTHONDONTWRITEBYTECODE="").returncode == 1
+    _touch(Path(cache_from_source(str(path))), 0.5)
+    path.write_text(right)
+    _touch(path, 0.75)
+    done = tree.atriz("rollback", "left", PYTHONDONTWRITEBYTECODE="")
+    assert done.returncode == 0, done.stderr

@@ -8,7 +8,10 @@ would have it run as it was before.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from importlib.machinery import SourceFileLoader
+from importlib.util import cache_from_source
+from pathlib import Path
 
 
 class Loader(SourceFileLoader):
@@ -26,3 +29,15 @@ class Loader(SourceFileLoader):
         if path != self.path and os.stat(path).st_mtime_ns <= os.stat(self.path).st_mtime_ns:  # noqa: PTH116 -- quicker
             raise FileNotFoundError(f"{path} is not younger than its source")
         return super().get_data(path)
+
+
+def forget(folder: Path) -> None:
+    """Remove such byte code of a folder's files, where somebody else is about to load them in Python's way.
+
+    What cannot be removed stays.
+    """
+    for path in folder.glob("*.py"):
+        cached = Path(cache_from_source(str(path)))
+        with suppress(OSError):
+            if cached.stat().st_mtime_ns <= path.stat().st_mtime_ns:
+                cached.unlink()

@@ -338,5 +338,9 @@ class Tree:
 
 
 def clean_environment(home: Path) -> dict[str, str]:
-    """Return a process environment that names no server and says nothing of an environment."""
-    return {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8"}
+    """Return a process environment that names no server and says nothing of an environment.
+
+    A test changes a file and runs it again within a second, in which Python would not see that by its byte code.
+    """
+    environ = {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8"}
+    return {**environ, "PYTHONDONTWRITEBYTECODE": "1"}
