@@ -25,6 +25,7 @@ from sqlalchemy import (
     Column,
     DateTime,
     Double,
+    Executable,
     MetaData,
     Sequence,
     Table,
@@ -168,24 +169,12 @@ def _sqlalchemy_on_psycopg_pool(url: str) -> Iterator[Work]:
 
 
 @contextmanager
-def _transaction(url: str) -> Iterator[Work]:
+def _transaction(url: str, statement: Executable = _ONE) -> Iterator[Work]:
     with Database(url, pool_size=POOL_SIZE) as database:
 
         def work() -> None:
             with database.transaction() as connection:
-                connection.execute(_ONE).all()
-
-        yield work
-        assert database.pool.in_use == database.pool.waiting == 0
-
-
-@contextmanager
-def _select(url: str) -> Iterator[Work]:
-    with Database(url, pool_size=POOL_SIZE) as database:
-
-        def work() -> None:
-            with database.transaction() as connection:
-                connection.execute(_SELECT).all()
+                connection.execute(statement).all()
 
         yield work
         assert database.pool.in_use == database.pool.waiting == 0
@@ -216,7 +205,7 @@ _TRANSACTIONS = {
     "SQLAlchemy engine.begin()": _sqlalchemy,
     "SQLAlchemy on psycopg_pool": _sqlalchemy_on_psycopg_pool,
     "atriz transaction()": _transaction,
-    "atriz transaction(), select() in it": _select,
+    "atriz transaction(), select() in it": lambda url: _transaction(url, _SELECT),
     "atriz transaction(), query() in it": _text,
     "atriz query()": _query,
 }
@@ -271,6 +260,8 @@ class _AsyncEngineOnPool(_AsyncEngine):
 
 
 class _AsyncTransaction:
+    _statement: Executable = _ONE
+
     def __init__(self, url: str) -> None:
         self._database = AsyncDatabase(url, pool_size=POOL_SIZE)
 
@@ -279,7 +270,7 @@ class _AsyncTransaction:
 
     async def _work(self) -> None:
         async with self._database.transaction() as connection:
-            (await connection.execute(_ONE)).all()
+            (await connection.execute(self._statement)).all()
 
     async def __aexit__(self, *_error: object) -> None:
         assert self._database.pool.in_use == self._database.pool.waiting == 0
@@ -287,9 +278,7 @@ class _AsyncTransaction:
 
 
 class _AsyncSelect(_AsyncTransaction):
-    async def _work(self) -> None:
-        async with self._database.transaction() as connection:
-            (await connection.execute(_SELECT)).all()
+    _statement = _SELECT
 
 
 class _AsyncText(_AsyncTransaction):

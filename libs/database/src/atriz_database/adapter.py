@@ -220,14 +220,13 @@ def _acquire(lock: asyncio.Lock) -> None:
 
     Raise `MissingGreenlet` where nobody could wait for an answer: before anything is sent, or it would be in the way.
     """
-    if not in_greenlet():
-        await_(lock.acquire())
-    taking = lock.acquire()
-    try:
-        taking.send(None)
-    except StopIteration:
-        return
-    taking.close()
+    if in_greenlet():
+        taking = lock.acquire()
+        try:
+            taking.send(None)
+        except StopIteration:
+            return
+        taking.close()
     await_(lock.acquire())
 
 

@@ -26,7 +26,7 @@ class Loader(SourceFileLoader):
 
         Raise `OSError` if it cannot be read, or is byte code that may be of an earlier text; it is made anew then.
         """
-        if path != self.path and os.stat(path).st_mtime_ns <= os.stat(self.path).st_mtime_ns:  # noqa: PTH116 -- quicker
+        if path != self.path and _may_be_old(path, self.path):
             raise FileNotFoundError(f"{path} is not younger than its source")
         return super().get_data(path)
 
@@ -37,7 +37,11 @@ def forget(folder: Path) -> None:
     What cannot be removed stays.
     """
     for path in folder.glob("*.py"):
-        cached = Path(cache_from_source(str(path)))
+        cached = cache_from_source(str(path))
         with suppress(OSError):
-            if cached.stat().st_mtime_ns <= path.stat().st_mtime_ns:
-                cached.unlink()
+            if _may_be_old(cached, str(path)):
+                Path(cached).unlink()
+
+
+def _may_be_old(cached: str, source: str) -> bool:
+    return os.stat(cached).st_mtime_ns <= os.stat(source).st_mtime_ns  # noqa: PTH116 -- quicker

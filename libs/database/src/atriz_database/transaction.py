@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapp
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from types import TracebackType
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from psycopg import Error, pq
 from sqlalchemy import Connection, Engine
@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError
 
 from atriz_database.errors import OutcomeUnknownError, TransactionError
 from atriz_database.owner import Owner, owner
-from atriz_database.pool import has_news
+from atriz_database.pool import SlotPool, has_news
 
 T = TypeVar("T")
 Isolation = Literal["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
@@ -173,9 +173,8 @@ class Block:
                     "commit: all of it was rolled back. Put what may fail into a nested transaction(), which is rolled "
                     "back alone."
                 )
-            pool: Any = self._engine.pool
             idle = time.monotonic() - getattr(driver, "answered", 0.0)
-            if pool.is_worth_a_look(idle) and has_news(driver):
+            if cast("SlotPool", self._engine.pool).is_worth_a_look(idle) and has_news(driver):
                 # The server may have ended the connection. Then this fails, and COMMIT was never sent.
                 connection.exec_driver_sql("SELECT 1")
         try:

@@ -342,5 +342,4 @@ def clean_environment(home: Path) -> dict[str, str]:
 
     A test changes a file and runs it again within a second, in which Python would not see that by its byte code.
     """
-    environ = {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8"}
-    return {**environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    return {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}
